@@ -1,0 +1,1 @@
+"""The workbench: dense, prune, retrain, quantize and report, from specs in experiments/."""

@@ -1,0 +1,172 @@
+"""The command line: one subcommand per stage, and show, list, validate, track, table, report."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from workbench import dag, resolve
+from workbench.record import Cell, RecordError
+from workbench.spec import STAGES
+
+
+def main() -> None:
+    """Run a subcommand; an error of the user's ends with one line and exit status 1."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except _errors() as error:
+        sys.exit(f"workbench {arguments.command}: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("workbench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:  # noqa: ANN001
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=function)
+        return added
+
+    for stage in STAGES:
+        added = command(stage, _stage, f"run stage {stage} of one cell")
+        added.add_argument("network")
+        added.add_argument("--treatment", default="dense" if stage == "dense" else "2to4")
+        added.add_argument("--seed", type=int, default=0)
+        added.add_argument("--threads", type=int, default=1, help="CPU threads")
+        added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
+    added = command("show", _show, "the resolved spec of a network, each value with its file")
+    added.add_argument("network")
+    added.add_argument("--treatment", default="2to4")
+    added.add_argument("--json", action="store_true")
+    command("list", _list, "the networks").add_argument("--json", action="store_true")
+    command("validate", _validate, "check every spec, study and talk table without running")
+    added = command("track-init", _track_init, "make the MLflow store and its parent runs")
+    added.add_argument("networks", nargs="+")
+    command("track", _track, "mirror records that MLflow lacks")
+    added = command("table", _table, "a study's table from records")
+    added.add_argument("study")
+    added.add_argument("--networks", default=",".join(resolve.names("networks")))
+    added.add_argument("--seeds", default="")
+    added = command("report", _report, "the html page of a scale")
+    added.add_argument("--studies", required=True)
+    added.add_argument("--networks", default=",".join(resolve.names("networks")))
+    added = command("trim", _trim, "remake the small data sets of experiments/data")
+    added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
+    for name in (*STAGES, "show", "track-init", "track", "table", "report"):
+        commands.choices[name].add_argument(
+            "--scale", default="full" if name == "show" else "smoke", help="smoke, lite or full"
+        )
+    return parser
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    loaded = [resolve.SpecError, RecordError, dag.ConfigError]
+    for module, names in (
+        ("workbench.data.source", ("DataError",)),
+        ("workbench.stages.work", ("StageError",)),
+        ("workbench.training.loop", ("TrainingError",)),
+        ("workbench.quant.observe", ("QuantError",)),
+        ("workbench.track", ("TrackError",)),
+    ):
+        if module in sys.modules:
+            loaded += [getattr(sys.modules[module], name) for name in names]
+    return tuple(loaded)
+
+
+def _stage(arguments: argparse.Namespace) -> None:
+    cell = Cell(
+        scale=arguments.scale, network=arguments.network, treatment=arguments.treatment,
+        stage=arguments.command, seed=arguments.seed,
+    )  # fmt: skip
+    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
+    import torch
+
+    from workbench import stages
+
+    torch.set_num_threads(arguments.threads)
+    work = stages.Work(cell, spec, Path(dag.RESULTS), Path(os.environ.get("WORKBENCH_DATA", "data")))
+    path = work.out / "record.json"
+    if arguments.no_track:
+        stages.run(work).write(path)
+        return
+    from workbench import track
+
+    task = spec.phases[spec.last_phase].task
+    with track.following(cell, task, work.digest) as mirror:
+        work.log = mirror.log
+        record = stages.run(work).model_copy(update={"mlflow_run_id": mirror.run_id})
+        record.write(path)
+        track.finish(record, path, mirror.run_id)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    resolved = resolve.resolve(arguments.network, arguments.treatment, arguments.scale)
+    if arguments.json:
+        shown = {"spec": resolved.spec.model_dump(mode="json"), "origins": resolved.origins}
+        print(json.dumps(shown, indent=1))
+        return
+    rows = resolve.leaves(resolved.spec.model_dump(mode="json"))
+    width = max(len(f"{key}: {value}") for key, value in rows)
+    for key, value in rows:
+        print(f"{f'{key}: {value}':<{min(width, 88)}}  # {resolved.origin(key)}")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    rows = []
+    for name in resolve.names("networks"):
+        spec = dag.spec_of(name, "2to4", "full")
+        rows.append({"network": name, "title": spec.title, "builder": spec.model.build,
+                     "tasks": [phase.task for phase in spec.phases.values()],
+                     "repeat_from": spec.repeat_from, "source": spec.source})  # fmt: skip
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['network']:<28} {row['title']:<26} {' > '.join(row['tasks'])}")
+
+
+def _validate(_: argparse.Namespace) -> None:
+    count = 0
+    for network in resolve.names("networks"):
+        for treatment in resolve.names("treatments"):
+            for scale in resolve.names("scales"):
+                for stage in STAGES:
+                    dag.stage_digest(network, treatment, scale, stage)
+                count += 1
+    for study in resolve.names("studies"):
+        resolve.study(study)
+    print(f"{count} specs and {len(resolve.names('studies'))} studies are valid")
+
+
+def _track_init(arguments: argparse.Namespace) -> None:
+    from workbench import track
+
+    track.init(arguments.scale, arguments.networks, Path(dag.RESULTS, arguments.scale, "tracking.json"))
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from workbench import track
+
+    paths = sorted(Path(dag.RESULTS, arguments.scale).glob("*/seed*/*/*/record.json"))
+    print(f"{track.mirror_records(paths)} of {len(paths)} records mirrored to {track.store()}")
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    seeds = dag.seeds({"seeds": arguments.seeds}, arguments.scale)
+    report.table(arguments.study, arguments.scale, arguments.networks.split(","), seeds)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    report.page(arguments.scale, arguments.studies.split(","), arguments.networks.split(","))
+
+
+def _trim(arguments: argparse.Namespace) -> None:
+    from workbench.data.trim import trim
+
+    print(json.dumps(trim(arguments.pack, resolve.EXPERIMENTS / "data"), indent=1))

@@ -1,0 +1,163 @@
+"""Everything the Snakefile asks: which cells a study needs, what they depend on, their digests."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workbench import resolve
+from workbench.record import Cell
+from workbench.spec import Spec, Stage, digest
+
+RESULTS = "results"
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "dense": ("prune_point.safetensors", "final.safetensors", "curve.jsonl"),
+    "prune": ("pruned.safetensors", "masks.safetensors"),
+    "retrain": ("final.safetensors", "masks.safetensors", "curve.jsonl"),
+    "quantize": ("int8.safetensors",),
+}
+
+
+class ConfigError(ValueError):
+    """A pipeline configuration that names something unknown."""
+
+
+@cache
+def spec_of(network: str, treatment: str, scale: str) -> Spec:
+    """The resolved spec, read once per process."""
+    return resolve.resolve(network, treatment, scale).spec
+
+
+@cache
+def stage_digest(network: str, treatment: str, scale: str, stage: Stage) -> str:
+    """The digest of what a stage reads now."""
+    return digest(spec_of(network, treatment, scale), stage, _data_digests())
+
+
+def stage_params(stage: Stage) -> Callable[[Any], str]:
+    """For a rule's `params`: the digest of the stage for a job's wildcards."""
+
+    def of(wildcards: Any) -> str:
+        treatment = getattr(wildcards, "treatment", "dense")
+        return stage_digest(wildcards.network, treatment, wildcards.scale, stage)
+
+    return of
+
+
+def upstream(cell: Cell) -> dict[str, Path]:
+    """The files a stage starts from, relative to the results folder, by their role."""
+    if cell.stage == "dense":
+        return {}
+    if cell.stage == "prune":
+        return {"weights": _at(cell, "dense", "dense") / "prune_point.safetensors"}
+    if cell.stage == "retrain":
+        pruned = _at(cell, cell.treatment, "prune")
+        return {
+            "weights": pruned / "pruned.safetensors",
+            "masks": pruned / "masks.safetensors",
+        }
+    if not spec_of(cell.network, cell.treatment, cell.scale).treatment.retrain:
+        return {"weights": _at(cell, "dense", "dense") / "final.safetensors"}
+    retrained = _at(cell, cell.treatment, "retrain")
+    return {
+        "weights": retrained / "final.safetensors",
+        "masks": retrained / "masks.safetensors",
+    }
+
+
+def stage_inputs(stage: Stage) -> Callable[[Any], dict[str, str]]:
+    """For a rule's `input`: the files a stage starts from, for a job's wildcards."""
+
+    def of(wildcards: Any) -> dict[str, str]:
+        cell = Cell(
+            scale=wildcards.scale,
+            network=wildcards.network,
+            treatment=wildcards.treatment,
+            stage=stage,
+            seed=int(wildcards.seed),
+        )
+        return {role: f"{RESULTS}/{path}" for role, path in upstream(cell).items()}
+
+    return of
+
+
+def networks(config: Mapping[str, Any]) -> list[str]:
+    """The networks a run is about; `--config networks=a,b` arrives as one text."""
+    chosen = _listed(config["networks"])
+    for name in chosen:
+        resolve.known("networks", name)
+    return chosen
+
+
+def seeds(config: Mapping[str, Any], scale: str) -> list[int]:
+    """The seeds a run is about: the configured ones, or the scale's."""
+    given = config.get("seeds")
+    if given in (None, ""):
+        given = resolve.read_yaml(resolve.known("scales", scale)).get("seeds")
+    try:
+        return [int(seed) for seed in _listed(given)]
+    except ValueError as error:
+        raise ConfigError(f"seeds={given!r}: seeds are whole numbers, as in seeds=0,1,2") from error
+
+
+def studies(config: Mapping[str, Any]) -> list[str]:
+    """The studies whose tables a run makes."""
+    chosen = _listed(config["studies"])
+    for name in chosen:
+        resolve.known("studies", name)
+    return chosen
+
+
+def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -> list[Cell]:
+    """The cells whose records make the table of a study."""
+    plan = resolve.study(study)
+    return [
+        Cell(scale=scale, network=network, treatment=column["treatment"],
+             stage=column["stage"], seed=seed)
+        for network in chosen
+        for seed in repeats
+        for column in plan["columns"].values()
+    ]  # fmt: skip
+
+
+def record_path(cell: Cell) -> str:
+    """The record of a cell, from the root of the repository."""
+    return f"{RESULTS}/{cell.folder}/record.json"
+
+
+def study_records(config: Mapping[str, Any]) -> Callable[[Any], list[str]]:
+    """For the table rule's `input`: the records of the study named by the wildcards."""
+
+    def of(wildcards: Any) -> list[str]:
+        repeats = seeds(config, wildcards.scale)
+        cells = study_cells(wildcards.study, wildcards.scale, networks(config), repeats)
+        return [record_path(cell) for cell in cells]
+
+    return of
+
+
+def network_records(config: Mapping[str, Any], network: str) -> list[str]:
+    """The records that `snakemake NETWORK` makes: those of every configured study."""
+    scale = config["scale"]
+    return sorted(
+        {
+            record_path(cell)
+            for study in studies(config)
+            for cell in study_cells(study, scale, [network], seeds(config, scale))
+        }
+    )
+
+
+@cache
+def _data_digests() -> dict[str, str]:
+    return resolve.data_digests()
+
+
+def _at(cell: Cell, treatment: str, stage: str) -> Path:
+    return cell.model_copy(update={"treatment": treatment, "stage": stage}).folder
+
+
+def _listed(value: Any) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    return [part.strip() for part in str(value).split(",") if part.strip()]

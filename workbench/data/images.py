@@ -1,0 +1,87 @@
+"""Labelled images: parquet files with encoded images, or a folder per class as ImageNet has."""
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from workbench.data.loader import Item, seeded
+from workbench.data.source import Source
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Images(Dataset):
+    """(image [3, size, size], label) pairs, augmented as the torchvision reference does."""
+
+    def __init__(self, read: "Parquet | Folder", size: int, augment: bool):
+        """Random resized crop and flip in training; resize by 256/224 and centre crop else."""
+        self.read, self.augment = read, augment
+        if augment:
+            geometry = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        else:
+            geometry = [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
+        finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+        self.transform = v2.Compose([v2.PILToTensor(), *geometry, *finish])
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.read)
+
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, int]:
+        """One image and its label; the key decides the augmentation."""
+        index, key = item
+        image, label = self.read(index)
+        if self.augment:
+            return seeded(key, lambda: self.transform(image)), label
+        return self.transform(image), label
+
+
+class Parquet:
+    """Encoded images and labels of a parquet file, kept in memory as bytes."""
+
+    def __init__(self, path: Path, limit: int | None = None):
+        """Read columns `image` (bytes) and `label`."""
+        table = parquet.read_table(path, columns=["image", "label"])
+        table = table.slice(0, limit or len(table))
+        self.images = [value["bytes"] for value in table["image"].to_pylist()]
+        self.labels = table["label"].to_pylist()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded image and its label."""
+        return Image.open(io.BytesIO(self.images[index])).convert("RGB"), self.labels[index]
+
+
+class Folder:
+    """A folder per class, as ImageNet is kept."""
+
+    def __init__(self, path: Path, limit: int | None = None):
+        """List the files; they are decoded when asked for."""
+        self.folder = ImageFolder(str(path))
+        self.samples = self.folder.samples[:limit]
+        self.labels = [label for _, label in self.samples]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.samples)
+
+    def __call__(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded image and its label."""
+        path, label = self.samples[index]
+        return self.folder.loader(path), label
+
+
+def open_images(source: Source, role: str, size: int, limit: int | None = None) -> Images:
+    """The training or held-out images of a source, `size` pixels square."""
+    path = source.file(role)
+    read = Folder(path, limit) if path.is_dir() else Parquet(path, limit)
+    return Images(read, size, augment=role == "train")

@@ -1,0 +1,77 @@
+"""Questions on passages as SQuAD has them: word pieces, sliding windows, answers as spans."""
+
+from typing import Any
+
+import pyarrow.parquet as parquet
+import torch
+from tokenizers import BertWordPieceTokenizer
+from torch.utils.data import Dataset
+
+from workbench.data.loader import Item
+from workbench.data.source import Source, hub
+
+
+def word_pieces(source: Source) -> BertWordPieceTokenizer:
+    """BERT's uncased tokenizer over the vocabulary file of the source."""
+    return BertWordPieceTokenizer(str(source.file("vocabulary")), lowercase=True)
+
+
+class Questions(Dataset):
+    """Windows [CLS] question [SEP] passage [SEP] over each passage, with the answer's span."""
+
+    def __init__(self, rows: list[dict[str, Any]], tokenizer: BertWordPieceTokenizer, length: int, stride: int):
+        """Rows hold question, context and answers {text, answer_start}; lengths in word pieces."""
+        self.rows, self.length = rows, length
+        tokenizer.enable_truncation(length, stride=stride, strategy="only_second")
+        tokenizer.no_padding()
+        encoded = tokenizer.encode_batch([(row["question"], row["context"]) for row in rows])
+        self.windows = [
+            (number, window)
+            for number, first in enumerate(encoded)
+            for window in [first, *first.overflowing]
+        ]
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return len(self.windows)
+
+    def __getitem__(self, item: Item) -> dict[str, torch.Tensor]:
+        """One window padded to the length, and the span of its first answer (0, 0 if outside)."""
+        number, window = self.windows[item[0]]
+        start, end = self._span(number, window)
+        padding = self.length - len(window.ids)
+        mask = torch.tensor([1] * len(window.ids) + [0] * padding)
+        return {
+            "input_ids": torch.tensor(window.ids + [0] * padding),
+            "token_type_ids": torch.tensor(window.type_ids + [0] * padding),
+            "attention_mask": mask,
+            "start_positions": torch.tensor(start),
+            "end_positions": torch.tensor(end),
+            "window": torch.tensor(item[0]),
+        }
+
+    def passage(self, window: int) -> tuple[int, list[tuple[int, int] | None]]:
+        """The question's number and, per word piece, its characters in the passage, or None."""
+        number, encoding = self.windows[window]
+        offsets = [
+            offset if sequence == 1 else None
+            for offset, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+        ]
+        return number, offsets
+
+    def _span(self, number: int, window: Any) -> tuple[int, int]:
+        answer = self.rows[number]["answers"]
+        first = answer["answer_start"][0]
+        last = first + len(answer["text"][0]) - 1
+        start = window.char_to_token(first, 1)
+        end = window.char_to_token(last, 1)
+        return (0, 0) if start is None or end is None else (start, end)
+
+
+def read_questions(source: Source, role: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """The questions of a split."""
+    if source.entry["place"] == "hub":
+        rows = hub(source, role)
+        return [rows[index] for index in range(min(limit or len(rows), len(rows)))]
+    table = parquet.read_table(source.file(role), columns=["id", "question", "context", "answers"])
+    return table.slice(0, limit or len(table)).to_pylist()

@@ -1,0 +1,59 @@
+"""A data set of the catalog: its files, found and checked against their sha256."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workbench import resolve
+from workbench.provenance import sha256
+
+SHIPPED = resolve.EXPERIMENTS / "data"
+
+
+class DataError(ValueError):
+    """Data that is absent or altered; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A catalog entry and the folder it is read from."""
+
+    name: str
+    kind: str
+    entry: dict[str, Any]
+    root: Path
+
+    def file(self, role: str) -> Path:
+        """The path of a file by its role (train, held_out, ...), after checking its content."""
+        path = self.root / self.entry["files"][role]
+        if not path.exists():
+            raise DataError(f"data set {self.name}: {path} is absent; {self.entry['obtain']}")
+        expected = self.entry.get("sha256", {}).get(role)
+        if expected and _sha256(path) != expected:
+            raise DataError(f"data set {self.name}: {path} is not the file of the catalog (sha256 "
+                            f"differs): truncated or altered; {self.entry['obtain']}")  # fmt: skip
+        return path
+
+
+def open_source(name: str, root: Path) -> Source:
+    """The data set `name`; sets that are not shipped are looked for under `root`."""
+    entry = resolve.catalog()[name]
+    return Source(name, entry["kind"], entry, SHIPPED if entry["place"] == "shipped" else root)
+
+
+def hub(source: Source, split: str) -> Any:
+    """A split of a Hugging Face hub data set, through the `datasets` library."""
+    import datasets
+
+    wanted = source.entry["hub"]
+    try:
+        return datasets.load_dataset(wanted["path"], wanted.get("name"), split=wanted[split])
+    except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(f"data set {source.name}: {wanted['path']} could not be read from the hub "
+                        f"({type(error).__name__}); {source.entry['obtain']}") from error  # fmt: skip
+
+
+@cache
+def _sha256(path: Path) -> str:
+    return sha256(path)

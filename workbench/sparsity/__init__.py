@@ -1,0 +1,26 @@
+"""Sparsity: masks by magnitude, pruning, holding zeros through training, measuring."""
+
+from workbench.sparsity.eligibility import Layer, explain
+from workbench.sparsity.hold import Hold, hold, mask_gradients
+from workbench.sparsity.masks import Masks
+from workbench.sparsity.measure import is_nm, layer_sparsity, summary
+from workbench.sparsity.patterns import block, nm, unstructured
+from workbench.sparsity.prune import TWO_OF_FOUR, prune, prune_trained_model
+
+__all__ = [
+    "TWO_OF_FOUR",
+    "Hold",
+    "Layer",
+    "Masks",
+    "block",
+    "explain",
+    "hold",
+    "is_nm",
+    "layer_sparsity",
+    "mask_gradients",
+    "nm",
+    "prune",
+    "prune_trained_model",
+    "summary",
+    "unstructured",
+]

@@ -1,0 +1,127 @@
+"""Eligibility: which conv and linear weights a pattern may touch, and why not the others."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from workbench.sparsity.names import refuse_unknown
+
+Rule = Callable[[str, nn.Module, Tensor], str]
+
+_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One conv or linear weight: its parameter name, shape, and the reason if it stays dense."""
+
+    name: str
+    shape: tuple[int, ...]
+    eligible: bool
+    reason: str
+
+
+def explain(
+    model: nn.Module, rule: str | Rule = "c4", keep_dense: Collection[str] = ()
+) -> list[Layer]:
+    """Every conv and linear weight once, in model order, eligible or with the reason why not.
+
+    A rule is "c4", "asp" or a callable (name, module, weight) -> reason, "" for eligible. Tied,
+    frozen and computed weights stay dense under every rule.
+    """
+    find_reason = find_rule(rule)
+    found = weights(model)
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(name)
+    dense = _checked_keep_dense(keep_dense, found, aliases)
+    layers = []
+    for name, (module, weight) in found.items():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            layers.append(Layer(name, (), False, "not initialised: run one forward first"))
+            continue
+        names = aliases.get(id(weight), [])
+        reason = (
+            _always_dense(model, weight, names)
+            or ("kept dense by request" if name in dense else "")
+            or find_reason(name, module, weight)
+        )
+        layers.append(Layer(name, tuple(weight.shape), not reason, reason))
+    return layers
+
+
+def find_rule(rule: str | Rule) -> Rule:
+    """The rule's function; an unknown name is refused."""
+    if callable(rule):
+        return rule
+    refuse_unknown("rule", [rule], _RULES)
+    return _RULES[rule]
+
+
+def weights(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Every conv, linear and attention projection weight by its first name, with its module."""
+    found: dict[str, tuple[nn.Module, Tensor]] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for leaf in _leaves(module):
+            weight = getattr(module, leaf, None)
+            if weight is not None and id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{path}.{leaf}" if path else leaf] = (module, weight)
+    return found
+
+
+def _leaves(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return _ATTENTION
+    return ("weight",) if isinstance(module, _TYPES) else ()
+
+
+def _always_dense(model: nn.Module, weight: Tensor, names: list[str]) -> str:
+    """Reason that holds under every rule, from the weight's names in the model."""
+    if not names:
+        return "computed from other parameters (parametrization)"
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if leaf not in _leaves(owner):
+            return f"tied to {name} ({type(owner).__name__})"
+    return "" if weight.requires_grad else "frozen (requires_grad is False)"
+
+
+def _checked_keep_dense(
+    keep_dense: Collection[str],
+    found: dict[str, tuple[nn.Module, Tensor]],
+    aliases: dict[int, list[str]],
+) -> set[str]:
+    """First names of the weights to keep dense; any of a tied weight's names may be given."""
+    if isinstance(keep_dense, str):
+        raise TypeError(f"keep_dense: the string {keep_dense!r} given; give a list of names")
+    first = {name: name for name in found}
+    for name, (_, weight) in found.items():
+        first.update(dict.fromkeys(aliases.get(id(weight), ()), name))
+    refuse_unknown("weight in keep_dense", keep_dense, first)
+    return {first[name] for name in keep_dense}
+
+
+def _c4(name: str, module: nn.Module, weight: Tensor) -> str:
+    channels = weight.shape[1]
+    if channels == 1 and getattr(module, "groups", 1) > 1:
+        return "depthwise: 1 input channel per group"
+    if channels % 4:
+        return f"{channels} input channels per group, not a multiple of 4"
+    return ""
+
+
+def _asp(name: str, module: nn.Module, weight: Tensor) -> str:
+    out, channels = weight.shape[:2]
+    if reason := _c4(name, module, weight):
+        return reason
+    if channels % 16:
+        return f"{channels} input channels per group, not a multiple of 16"
+    return f"{out} output channels, not a multiple of 8" if out % 8 else ""
+
+
+_RULES: dict[str, Rule] = {"c4": _c4, "asp": _asp}

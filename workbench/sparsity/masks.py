@@ -1,0 +1,181 @@
+"""Masks: parameter name -> mask, with the pattern and rule they came from."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from workbench.sparsity.names import refuse_unknown
+
+_FORMAT = "workbench-masks-1"
+
+
+class Masks(Mapping[str, Tensor]):
+    """Parameter name -> bool mask (True where kept), in the order of the model."""
+
+    def __init__(self, masks: Mapping[str, Tensor], pattern: Mapping[str, Any], rule: str) -> None:
+        """Masks of dtype bool, the pattern they follow and the rule that chose their layers."""
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ValueError(f"mask of {name} is {mask.dtype}; only torch.bool is allowed")
+        self._masks = dict(masks)
+        self.pattern = dict(pattern)
+        self.rule = rule
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Mask of the parameter `name`."""
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Parameter names."""
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        """Number of masked parameters."""
+        return len(self._masks)
+
+    def __repr__(self) -> str:
+        """Pattern, rule and size, not the masks."""
+        return f"Masks({len(self)} layers, pattern={self.pattern}, rule={self.rule!r})"
+
+    def pairs(self, model: nn.Module) -> list[tuple[str, nn.Parameter, Tensor]]:
+        """(name, parameter, mask on the parameter's device); names and shapes are checked."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        refuse_unknown("parameter in the masks, absent from the model", self, parameters)
+        for name, mask in self.items():
+            if mask.shape != parameters[name].shape:
+                raise ValueError(
+                    f"mask of {name} has shape {list(mask.shape)}, the model's weight "
+                    f"{list(parameters[name].shape)}; use the masks of this model"
+                )
+        return [
+            (name, parameters[name], mask.to(parameters[name].device))
+            for name, mask in self.items()
+        ]
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Zero the pruned weights of `model` in place."""
+        for _, parameter, mask in self.pairs(model):
+            parameter.masked_fill_(~mask, 0)
+
+    @torch.no_grad()
+    def verify(self, model: nn.Module) -> None:
+        """Raise ValueError if a pruned weight of `model` is not zero."""
+        broken = []
+        for name, parameter, mask in self.pairs(model):
+            if count := int(parameter.masked_fill(mask, 0).count_nonzero()):
+                broken.append(f"{name} ({count} of {mask.numel()})")
+        if broken:
+            raise ValueError(
+                f"non-zero weights outside the mask in {len(broken)} layers: {', '.join(broken)}; "
+                "apply the masks, and hold them on every optimizer that steps these weights"
+            )
+
+    def density(self) -> float:
+        """Kept share of the masked weights; 1.0 if there are none."""
+        total = sum(mask.numel() for mask in self.values())
+        return sum(int(mask.count_nonzero()) for mask in self.values()) / total if total else 1.0
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the sorted names, shapes and packed bits; the same on any device."""
+        state = hashlib.sha256()
+        for name in sorted(self):
+            state.update(json.dumps([name, list(self[name].shape)]).encode())
+            state.update(memoryview(_pack(self[name]).numpy()))
+        return state.hexdigest()
+
+    def to(self, device: torch.device | str) -> "Masks":
+        """The same masks on `device`."""
+        moved = {name: mask.to(device) for name, mask in self.items()}
+        return Masks(moved, self.pattern, self.rule)
+
+    def select(self, names: Iterable[str]) -> "Masks":
+        """Only the masks of `names`."""
+        names = set(names)
+        refuse_unknown("mask", sorted(names), self)
+        chosen = {name: mask for name, mask in self.items() if name in names}
+        return Masks(chosen, self.pattern, self.rule)
+
+    def renamed(self, change: Mapping[str, str] | Callable[[str], str]) -> "Masks":
+        """The same masks under other names: a function of the name, or old prefix -> new prefix.
+
+        The longest matching prefix is replaced ("" matches every name); others stay as they are.
+        """
+        new_name = change if callable(change) else lambda name: _replace_prefix(name, change)
+        renamed = {new_name(name): mask for name, mask in self.items()}
+        if len(renamed) != len(self):
+            raise ValueError(f"renaming merges {len(self)} names into {len(renamed)}")
+        return Masks(renamed, self.pattern, self.rule)
+
+    def fitted_to(self, model: nn.Module) -> tuple["Masks", list[str]]:
+        """The masks whose parameters `model` has, and the names that were dropped."""
+        present = dict(model.named_parameters(remove_duplicate=False))
+        dropped = [name for name in self if name not in present]
+        if dropped and len(dropped) == len(self):
+            refuse_unknown("parameter in the masks (all of them)", dropped[:1], present)
+        kept = self.select(name for name in self if name in present)
+        kept.pairs(model)  # shapes
+        return kept, dropped
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file: 1 bit per weight; pattern, rule, shapes, digest as header."""
+        header = {
+            "format": _FORMAT,
+            "pattern": json.dumps(self.pattern),
+            "rule": self.rule,
+            "shapes": json.dumps({name: list(mask.shape) for name, mask in self.items()}),
+            "digest": self.digest(),
+        }
+        save_file({name: _pack(mask) for name, mask in self.items()}, Path(path), metadata=header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Masks":
+        """The masks written by `save`, on the CPU; a damaged or foreign file is refused."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+        if header.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path}: format {header.get('format')!r} given; only mask files written by "
+                f"Masks.save ({_FORMAT}) are allowed"
+            )
+        shapes = json.loads(header["shapes"])
+        unpacked = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
+        masks = cls(unpacked, json.loads(header["pattern"]), header["rule"])
+        if masks.digest() != header["digest"]:
+            raise ValueError(f"{path}: the masks do not match their digest; write the file again")
+        return masks
+
+
+def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    matching = [prefix for prefix in prefixes if name.startswith(prefix)]
+    if not matching:
+        return name
+    longest = max(matching, key=len)
+    return prefixes[longest] + name[len(longest) :]
+
+
+def _pack(mask: Tensor) -> Tensor:
+    """Bytes of 8 mask bits each, lowest bit first, in row-major order, on the CPU."""
+    flat = mask.contiguous().flatten()
+    flat = nn.functional.pad(flat.view(torch.uint8), (0, -flat.numel() % 8)).view(torch.int64)
+    # 8 bytes of 0 or 1 to 8 bits: this product moves byte i to bit 56 + i, without carries
+    return ((flat * 0x0102040810204080) >> 56).to(torch.uint8).cpu()
+
+
+def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
+    bits = torch.arange(8, dtype=torch.uint8)
+    flat = (packed[:, None] >> bits & 1).view(torch.bool).flatten()
+    return flat[: math.prod(shape)].reshape(shape)

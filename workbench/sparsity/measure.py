@@ -1,0 +1,59 @@
+"""Measure: density, 2:4 validity and size of a model's weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.sparsity.eligibility import weights
+
+
+def is_nm(weight: Tensor, keep: int, of: int) -> bool:
+    """Whether every `of` consecutive input channels hold at most `keep` non-zeros.
+
+    False if the input channels do not split into groups of `of`.
+    """
+    if weight.dim() < 2 or weight.shape[1] % of:
+        return False
+    nonzero = (weight.detach() != 0).unflatten(1, (-1, of))
+    return bool((nonzero.sum(2, dtype=torch.int32) <= keep).all())
+
+
+def layer_sparsity(model: nn.Module) -> list[dict[str, Any]]:
+    """One row per conv and linear weight: layer, shape, weights, nonzero, density, is_2to4."""
+    rows = []
+    for name, (_, weight) in weights(model).items():
+        nonzero = int(weight.detach().count_nonzero())
+        rows.append(
+            {
+                "layer": name,
+                "shape": tuple(weight.shape),
+                "weights": weight.numel(),
+                "nonzero": nonzero,
+                "density": nonzero / weight.numel(),
+                "is_2to4": is_nm(weight, 2, 4),
+            }
+        )
+    return rows
+
+
+def summary(model: nn.Module) -> dict[str, float]:
+    """Counts and density over the conv and linear weights, and bytes of all parameters at 16 bits.
+
+    A 2:4 weight of n values compresses to n/2 values of 2 bytes plus 2 bits of metadata each.
+    """
+    rows = layer_sparsity(model)
+    total = sum(row["weights"] for row in rows)
+    nonzero = sum(row["nonzero"] for row in rows)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    in_2to4 = sum(row["weights"] for row in rows if row["is_2to4"])
+    return {
+        "parameters": parameters,
+        "weights": total,
+        "nonzero": nonzero,
+        "density": nonzero / total if total else 1.0,
+        "weights_2to4": in_2to4,
+        "dense_bytes": 2 * parameters,
+        # in a 2:4 weight: n/2 * 2 bytes + n/2 * 2 bits = 9/8 n bytes, against 2 n dense
+        "compressed_bytes": 2 * parameters - in_2to4 * 7 // 8,
+    }

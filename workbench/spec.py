@@ -1,0 +1,231 @@
+"""What is run: the frozen sections of a spec, durations with units, and the digest of a stage."""
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Stage = Literal["dense", "prune", "retrain", "quantize"]
+TaskName = Literal[
+    "classification", "detection", "translation", "language_model", "question_answering"
+]
+STAGES: tuple[Stage, ...] = ("dense", "prune", "retrain", "quantize")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|it|%)")
+
+
+def _checked_duration(text: str) -> str:
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration; write epochs, steps or a share of the "
+                         "length with its unit, as in 90ep, 2000it or 5%")  # fmt: skip
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_checked_duration)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def steps(duration: Duration, steps_per_epoch: int, length: int | None = None) -> int:
+    """A duration in optimizer steps; a percentage is a share of `length` steps."""
+    number, unit = _DURATION.fullmatch(duration).groups()
+    if unit == "%" and length is None:
+        raise ValueError(f"{duration} is a share of a length; the length itself needs ep or it")
+    per_unit = {"ep": steps_per_epoch, "it": 1, "%": (length or 0) / 100}[unit]
+    return round(float(number) * per_unit)
+
+
+class Section(BaseModel):
+    """A part of a spec: unknown keys and wrong types are errors, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """Which builder of workbench/models makes the network, and how much of it."""
+
+    build: str
+    args: dict[str, Any] = {}
+    width: Positive = 1.0
+    depth: Positive = 1.0
+
+
+class Data(Section):
+    """A data set of experiments/data/catalog.yaml and the size in which it is read."""
+
+    name: str
+    image_size: Count | None = None
+    sequence: Count | None = None
+    vocabulary: Count | None = None
+    stride: Count | None = None
+    limit: Count | None = None
+
+
+class Optimizer(Section):
+    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    lr_batch: Count | None = None
+    momentum: Fraction = 0.0
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norms: bool = True
+
+
+class Schedule(Section):
+    """Learning rate over a phase: warm-up, then a shape whose milestones are fractions."""
+
+    shape: Literal["constant", "step", "cosine", "linear", "inverse_sqrt"] = "constant"
+    milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
+    factor: Positive = 0.1
+    warmup: Duration = "0it"
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_steps(self) -> "Schedule":
+        if (self.shape == "step") != bool(self.milestones):
+            raise ValueError("milestones are given for the shape 'step', and only for it")
+        return self
+
+
+class Train(Section):
+    """One phase of training."""
+
+    length: Duration
+    batch: Count
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    clip_norm: Positive | None = None
+    label_smoothing: Fraction = 0.0
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Eval(Section):
+    """How a network is judged on held-out data, always after the last step."""
+
+    batch: Count = 32
+    limit: Count | None = None
+    beam: Count = 1
+    length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    memory: Count | None = None
+
+
+class Phase(Section):
+    """One training of one task; the next phase starts from its weights, under `prefix`."""
+
+    task: TaskName
+    objective: Literal["causal", "masked"] | None = None
+    model: Model | None = None
+    prefix: str = ""
+    data: Data
+    train: Train
+    eval: Eval = Eval()
+
+    @model_validator(mode="after")
+    def _objective_belongs_to_language_models(self) -> "Phase":
+        if (self.task == "language_model") != (self.objective is not None):
+            raise ValueError("objective (causal or masked) is given for the task "
+                             "'language_model', and only for it")  # fmt: skip
+        return self
+
+
+class Quantize(Section):
+    """Post-training INT8: how activation ranges are found, on how many training batches."""
+
+    calibrator: Literal["max", "percentile"] = "percentile"
+    percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
+    batches: Count = 32
+    keep_fp16: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class Treatment(Section):
+    """What is done to the weights between dense training and quantization."""
+
+    pattern: dict[str, Any] = {"kind": "none"}
+    rule: Literal["c4", "asp"] = "c4"
+    keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    retrain: bool = True
+
+
+class Spec(Section):
+    """Everything that decides the result of a cell but its seed."""
+
+    title: str
+    talk: str | None = None
+    source: str
+    model: Model
+    phases: dict[str, Phase]
+    repeat_from: str
+    treatment: Treatment
+    quantize: Quantize = Quantize()
+    checkpoint_seconds: Positive = 60.0
+
+    @model_validator(mode="after")
+    def _repeat_from_is_a_phase(self) -> "Spec":
+        if self.repeat_from not in self.phases:
+            raise ValueError(f"repeat_from names the phase {self.repeat_from!r}; the phases are "
+                             f"{', '.join(self.phases)}")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _phases_share_a_precision(self) -> "Spec":
+        given = {phase.train.precision for phase in self.phases.values()}
+        if len(given) > 1:
+            raise ValueError(f"the phases train in {', '.join(sorted(given))}; give all of them "
+                             "one precision")  # fmt: skip
+        return self
+
+    @property
+    def precision(self) -> str:
+        """The precision of training, which evaluation uses too."""
+        return self.phases[self.repeat_from].train.precision
+
+    @property
+    def last_phase(self) -> str:
+        """The phase whose metric is the network's."""
+        return list(self.phases)[-1]
+
+    @property
+    def repeated(self) -> list[str]:
+        """The phases that retraining runs again."""
+        names = list(self.phases)
+        return names[names.index(self.repeat_from) :]
+
+    def model_of(self, phase: str) -> Model:
+        """The model of a phase: its own, or the network's."""
+        return self.phases[phase].model or self.model
+
+
+def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
+    """The parts of a spec that a stage reads, without values that equal their defaults."""
+    whole = spec.model_dump(mode="json", exclude_defaults=True)
+    phases = whole["phases"]
+    judged = {"model", "task", "objective", "data", "eval", "prefix"}
+
+    def seen(name: str) -> dict[str, Any]:
+        return {key: value for key, value in phases[name].items() if key in judged}
+
+    treatment = whole["treatment"]
+    treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
+    parts: dict[Stage, dict[str, Any]] = {
+        "dense": {"phases": phases, "repeat_from": spec.repeat_from},
+        "prune": {"phases": {spec.repeat_from: seen(spec.repeat_from)}, "treatment": treated},
+        "retrain": {"phases": {name: phases[name] for name in spec.repeated}},
+        "quantize": {
+            "phases": {spec.last_phase: seen(spec.last_phase)},
+            "quantize": whole.get("quantize", {}),
+        },
+    }
+    return {"model": whole["model"], **parts[stage]}
+
+
+def digest(spec: Spec, stage: Stage, data_digests: dict[str, str]) -> str:
+    """Twelve hex digits over what the stage reads, the content of its data sets included."""
+    part = stage_slice(spec, stage)
+    names = sorted({phase["data"]["name"] for phase in part["phases"].values()})
+    part["data"] = {name: data_digests[name] for name in names}
+    text = json.dumps(part, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

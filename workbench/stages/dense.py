@@ -1,0 +1,72 @@
+"""Stage dense: train all phases of the recipe, each from the weights of the one before."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from workbench.record import Record
+from workbench.sparsity import Masks, hold
+from workbench.stages.work import Weights, Work, state, take
+from workbench.tasks import Task
+from workbench.training.loop import Run, train
+from workbench.training.resume import Row
+
+NO_MASKS = Masks({}, {"kind": "none"}, "c4")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights at the end of each phase, the curve, and the last phase's network."""
+
+    ends: dict[str, Weights]
+    rows: list[Row]
+    task: Task
+    model: nn.Module
+    masks: Masks
+
+
+def run(work: Work) -> Record:
+    """Train; writes the weights at the prune point and at the end."""
+    trained = train_phases(work, list(work.spec.phases), None, NO_MASKS)
+    work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
+    work.write("final.safetensors", trained.ends[work.spec.last_phase])
+    work.write_curve(trained.rows)
+    record = work.finish(work.spec.last_phase, trained.task, None, {})
+    work.resume.remove()
+    return record
+
+
+def train_phases(work: Work, phases: list[str], start: Weights | None, masks: Masks) -> Trained:
+    """Train phases in order from `start`, holding masks; they follow their weights' names."""
+    ends: dict[str, Weights] = {}
+    rows: list[Row] = []
+    for number, name in enumerate(phases):
+        prefix = work.spec.phases[name].prefix if number else ""
+        task = work.task(name)
+        model = work.model(name, task)
+        if start is not None:
+            work.notes[f"{name}/left_out"] = take(model, start, prefix)
+        masks, dropped = masks.renamed({"": prefix}).fitted_to(model)
+        work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
+        rows += _train_phase(work, name, model, task, masks)
+        work.judge(name, model, task)
+        start = ends[name] = state(model)
+    return Trained(ends, rows, task, model, masks)
+
+
+def _train_phase(work: Work, name: str, model: nn.Module, task: Task, masks: Masks) -> list[Row]:
+    finished = work.resume.finished(name)
+    if finished is not None:
+        take(model, finished)
+        return work.resume.curve(name)
+    run = Run(
+        accelerator=work.accelerator,
+        resume=work.resume,
+        seed=work.cell.seed,
+        checkpoint_seconds=work.spec.checkpoint_seconds,
+        log=work.log,
+        hold=(lambda held, optimizer: hold(masks, held, optimizer)) if masks else None,
+    )
+    rows = train(model, task, name, work.spec.phases[name], run)
+    work.resume.finish(name, state(model), rows)
+    return rows

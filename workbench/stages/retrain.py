@@ -1,0 +1,19 @@
+"""Stage retrain: repeat the recipe from the prune point with the same hyper-parameters."""
+
+from workbench.record import Record
+from workbench.sparsity import summary
+from workbench.stages.dense import train_phases
+from workbench.stages.work import Work, state
+
+
+def run(work: Work) -> Record:
+    """Retrain; writes the final weights and the masks that they keep."""
+    trained = train_phases(work, work.spec.repeated, work.weights(), work.masks())
+    trained.masks.verify(trained.model)
+    work.write("final.safetensors", state(trained.model))
+    trained.masks.save(work.out / "masks.safetensors")
+    work.write_curve(trained.rows)
+    rows = {"summary": summary(trained.model)}
+    record = work.finish(work.spec.last_phase, trained.task, trained.masks, rows)
+    work.resume.remove()
+    return record

@@ -1,0 +1,196 @@
+"""What one stage of one cell works with: spec, inputs, out folder, device; and how it ends."""
+
+import contextlib
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from workbench import dag, models, provenance, sparsity
+from workbench.record import Cell, File, Record, write_text
+from workbench.resolve import data_digests
+from workbench.seeds import seed_for
+from workbench.spec import Spec, stage_slice
+from workbench.tasks import Task, open_task
+from workbench.training.resume import Resume, Row
+
+Weights = dict[str, torch.Tensor]
+
+
+class StageError(RuntimeError):
+    """A stage that cannot run or whose result breaks a promise."""
+
+
+@dataclass
+class Work:
+    """One stage of one cell. `log` receives (phase, rows) while training."""
+
+    cell: Cell
+    spec: Spec
+    results: Path
+    data: Path
+    log: Callable[[str, list[Row]], None] = lambda phase, rows: None
+    metrics: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
+
+    @property
+    def out(self) -> Path:
+        """The only folder the stage writes to."""
+        return self.results / self.cell.folder
+
+    @property
+    def digest(self) -> str:
+        """The digest of what the stage reads of its spec."""
+        return dag.stage_digest(
+            self.cell.network, self.cell.treatment, self.cell.scale, self.cell.stage
+        )
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """The device, in the precision of the spec; fp16 is for accelerators only."""
+        precision = {"fp32": "no"}.get(self.spec.precision, self.spec.precision)
+        if precision == "fp16" and not torch.cuda.is_available():
+            raise StageError("precision fp16 needs a GPU; on a CPU use the smoke scale, or bf16")
+        return Accelerator(mixed_precision=precision)
+
+    @cached_property
+    def resume(self) -> Resume:
+        """What an interrupted attempt left."""
+        return Resume(self.out, self.digest)
+
+    def task(self, phase: str) -> Task:
+        """The task of a phase over its data."""
+        return open_task(self.spec.phases[phase], seed_for(self.cell.seed, "data"), self.data)
+
+    def model(self, phase: str, task: Task) -> nn.Module:
+        """The network of a phase, freshly initialised."""
+        wanted = self.spec.model_of(phase)
+        torch.manual_seed(seed_for(self.cell.seed, "init", phase))
+        return models.build(
+            wanted.build, **wanted.args, width=wanted.width, depth=wanted.depth, **task.shape()
+        )
+
+    def weights(self, role: str = "weights") -> Weights:
+        """An input file of the stage."""
+        path = self.results / dag.upstream(self.cell)[role]
+        try:
+            return load_file(path)
+        except FileNotFoundError as error:
+            raise StageError(f"{path} is absent; run the stage before {self.cell.stage}") from error
+        except SafetensorError as error:
+            raise StageError(f"{path} is not a whole safetensors file ({error}); delete it and run "
+                             "the stage that makes it again") from error  # fmt: skip
+
+    def masks(self) -> sparsity.Masks | None:
+        """The masks that the stage has to keep, if it has any."""
+        path = dag.upstream(self.cell).get("masks")
+        return sparsity.Masks.load(self.results / path) if path else None
+
+    @contextlib.contextmanager
+    def judging(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model on the device, in inference mode, under the precision of the spec."""
+        model = model.to(self.accelerator.device).eval()
+        with torch.inference_mode(), self.accelerator.autocast():
+            yield model
+        model.train()
+
+    def judge(self, phase: str, model: nn.Module, task: Task) -> None:
+        """Evaluate on held-out data and keep the metrics under the phase's name."""
+        with self.judging(model):
+            found = task.evaluate(model, self.accelerator.device)
+        found["chance"] = task.chance()
+        self.metrics |= {f"{phase}/{name}": float(value) for name, value in found.items()}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        print(f"{self.cell.stage} {phase}: {shown}", flush=True)
+
+    def write(self, name: str, weights: Weights) -> None:
+        """Write a weights file into the out folder."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.cpu().contiguous() for key, value in weights.items()},
+                  self.out / name)  # fmt: skip
+
+    def write_curve(self, rows: list[Row]) -> None:
+        """Write the logged rows of all phases."""
+        write_text(self.out / "curve.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def finish(self, phase: str, task: Task, masks: sparsity.Masks | None, rows: Any) -> Record:
+        """The record, once all outputs are written; `phase` gives the primary metric."""
+        names = dag.OUTPUTS[self.cell.stage]
+        inputs = dag.upstream(self.cell).values()
+        devices = provenance.versions() | {"device": _device_name(self.accelerator.device)}
+        part = stage_slice(self.spec, self.cell.stage)
+        sets = {section["data"]["name"] for section in part["phases"].values()}
+        return Record(
+            cell=self.cell,
+            metrics=self.metrics,
+            primary=f"{phase}/{task.metric}",
+            higher_is_better=task.higher_is_better,
+            spec=part,
+            spec_digest=self.digest,
+            data={name: data_digests()[name] for name in sets} | task.digests(),
+            inputs={str(path): _file(self.results / path) for path in inputs},
+            outputs={name: _file(self.out / name) for name in names},
+            mask_digest=masks.digest() if masks else "",
+            sparsity=rows,
+            notes=self.notes,
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self.clock, 2),
+            peak_memory_mb=_peak_memory_mb(self.accelerator.device),
+            provenance={"git": provenance.git(), "versions": devices, "threads":
+                        torch.get_num_threads(), "cuda": torch.version.cuda or "",
+                        "deterministic": self.accelerator.device.type == "cpu"},
+        )  # fmt: skip
+
+
+def state(model: nn.Module) -> Weights:
+    """The weights of a model on the CPU, a tied one once."""
+    seen: dict[int, str] = {}
+    kept = {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen or not value.numel():
+            seen[value.data_ptr()] = name
+            kept[name] = value.detach().cpu().clone()
+    return kept
+
+
+def take(model: nn.Module, weights: Weights, prefix: str = "") -> dict[str, list[str]]:
+    """Load the weights that the model has under `prefix`; what was left out, by name."""
+    own = model.state_dict()
+    renamed = {prefix + name: value for name, value in weights.items()}
+    fitting = {k: v for k, v in renamed.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise StageError("none of the weights fit the network; their names begin with "
+                         f"{next(iter(renamed), '')!r}, the network's with {next(iter(own))!r}")  # fmt: skip
+    model.load_state_dict(fitting, strict=False)
+    tied = {own[name].data_ptr() for name in fitting}
+    return {
+        "fresh": sorted(k for k, v in own.items() if k not in fitting and v.data_ptr() not in tied),
+        "unused": sorted(set(renamed) - set(fitting)),
+    }
+
+
+def _file(path: Path) -> File:
+    return File(sha256=provenance.sha256(path), bytes=path.stat().st_size)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

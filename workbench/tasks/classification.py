@@ -1,0 +1,54 @@
+"""Image classification: cross-entropy, top-1 accuracy in percent."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from workbench.data.images import open_images
+from workbench.spec import Phase
+from workbench.tasks import base
+from workbench.tasks.base import moved
+
+
+class Task(base.Task):
+    """Images of one of `classes` kinds."""
+
+    metric, higher_is_better = "top1", True
+
+    def __init__(self, phase: Phase, seed: int, root: Path):
+        """Open the training and held-out images."""
+        super().__init__(phase, seed, root)
+        size = phase.data.image_size or 224
+        self.train = open_images(self.source, "train", size, phase.data.limit)
+        self.held_out = open_images(self.source, "held_out", size)
+
+    def shape(self) -> dict[str, Any]:
+        """The number of classes."""
+        return {"classes": self.source.entry["classes"]}
+
+    def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        """Cross-entropy with the spec's label smoothing."""
+        images, labels = batch
+        logits = model(images)
+        return cross_entropy(logits, labels, label_smoothing=self.phase.train.label_smoothing), None
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Top-1 in percent and the mean cross-entropy."""
+        right, loss, count = 0, 0.0, 0
+        for batch in self.held_out_batches():
+            images, labels = moved(batch, device)
+            logits = model(images).float()
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
+        return {"top1": 100 * right / count, "loss": loss / count}
+
+    def chance(self) -> float:
+        """The share of the most frequent training class among the held-out images."""
+        favourite = Counter(self.train.read.labels).most_common(1)[0][0]
+        judged = self.held_out.read.labels[: self.phase.eval.limit]
+        return 100 * judged.count(favourite) / len(judged)

@@ -1,0 +1,156 @@
+"""Language modelling: characters in order (bits per character), or masked word pieces."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from workbench.data.language import (
+    IGNORED,
+    MaskedBlocks,
+    Segments,
+    byte_codes,
+    read_bytes,
+    read_paragraphs,
+    stack,
+    stream_of,
+)
+from workbench.data.loader import Order
+from workbench.data.questions import word_pieces
+from workbench.spec import Phase
+from workbench.tasks import base
+from workbench.tasks.base import moved
+
+
+class Causal(base.Task):
+    """The next character, with the memory of the segments before."""
+
+    metric, higher_is_better = "bits_per_character", False
+
+    def __init__(self, phase: Phase, seed: int, root: Path):
+        """Cut the byte stream into the streams of a batch."""
+        super().__init__(phase, seed, root)
+        split = read_bytes(self.source, phase.data.limit)
+        codes, self.symbols = byte_codes(split["train"], split["held_out"])
+        self.counts = np.bincount(codes[split["train"]], minlength=self.symbols)
+        judged = codes[split["held_out"]][: phase.eval.limit]
+        self.length = phase.data.sequence or 512
+        self.train = Segments(codes[split["train"]], phase.train.batch, self.length)
+        self.held_out = Segments(judged, phase.eval.batch, self.length)
+        self.judged = judged
+
+    @property
+    def collate(self) -> Any:
+        """Segments of equal length."""
+        return stack
+
+    def order(self) -> Order:
+        """Streams are read in order, or memory would be of another text."""
+        return self.train.order
+
+    def shape(self) -> dict[str, Any]:
+        """The number of different characters."""
+        return {"vocabulary": self.symbols}
+
+    def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        """Nats per character; the carry is the model's memory."""
+        memory = None if bool(batch["first"].any()) else carry
+        logits, memory = model(batch["x"], memory, self.length)
+        return cross_entropy(logits.flatten(0, 1).float(), batch["y"].flatten()), memory
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Bits per character with the spec's memory length."""
+        loss, count, memory = 0.0, 0, None
+        reach = self.phase.eval.memory or self.length
+        held_out = self.held_out
+        for position in range(held_out.segments):
+            items = [held_out[(index, 0)] for index in held_out.order(position)]
+            batch = moved(stack(items), device)
+            logits, memory = model(batch["x"], memory, reach)
+            loss += float(cross_entropy(logits.flatten(0, 1).float(), batch["y"].flatten()))
+            count += 1
+        return {"bits_per_character": loss / count / math.log(2)}
+
+    def chance(self) -> float:
+        """Bits per character under the training text's character frequencies."""
+        share = (self.counts + 1) / (self.counts.sum() + len(self.counts))
+        return float(-np.log2(share[self.judged]).mean())
+
+
+class Masked(base.Task):
+    """Hidden word pieces and whether one half follows the other, as BERT is pretrained."""
+
+    metric, higher_is_better = "masked_loss", False
+
+    def __init__(self, phase: Phase, seed: int, root: Path):
+        """Turn paragraphs into blocks of word pieces."""
+        super().__init__(phase, seed, root)
+        data = phase.data
+        train = read_paragraphs(self.source, "train", data.limit)
+        held_out = read_paragraphs(self.source, "held_out", phase.eval.limit)
+        self.tokenizer = word_pieces(self.source)
+        self.length = data.sequence or 128
+        blocks = [stream_of(text, self.tokenizer) for text in (train, held_out)]
+        self.counts = np.bincount(blocks[0], minlength=self.tokenizer.get_vocab_size())
+        self.train, self.held_out = (MaskedBlocks(b, self.tokenizer, self.length) for b in blocks)
+
+    @property
+    def collate(self) -> Any:
+        """Blocks of equal length."""
+        return stack
+
+    def digests(self) -> dict[str, str]:
+        """The vocabulary's."""
+        return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
+
+    def shape(self) -> dict[str, Any]:
+        """The head and the size of the vocabulary."""
+        return {
+            "head": "masked_language_model",
+            "vocabulary": self.tokenizer.get_vocab_size(),
+            "padding": self.tokenizer.token_to_id("[PAD]"),
+        }
+
+    def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        """Nats per hidden word piece plus nats per next-sentence decision."""
+        hidden, follows = self._losses(model, batch)
+        return hidden + follows, None
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Both losses; limits were applied to the text itself."""
+        hidden, follows, count = 0.0, 0.0, 0
+        size = self.phase.eval.batch
+        for start in range(0, len(self.held_out), size):
+            stop = min(start + size, len(self.held_out))
+            items = [self.held_out[(index, index)] for index in range(start, stop)]
+            losses = self._losses(model, moved(stack(items), device))
+            hidden += float(losses[0]) * len(items)
+            follows += float(losses[1]) * len(items)
+            count += len(items)
+        return {"masked_loss": hidden / count, "next_sentence_loss": follows / count}
+
+    def chance(self) -> float:
+        """Nats per hidden word piece under the training text's frequencies."""
+        share = (self.counts + 1) / (self.counts.sum() + len(self.counts))
+        return float(-np.log(share[self.held_out.halves.numpy()]).mean())
+
+    def _losses(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        output = model(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"])
+        hidden = cross_entropy(
+            output.prediction_logits.flatten(0, 1).float(), batch["labels"].flatten(),
+            ignore_index=IGNORED,
+        )  # fmt: skip
+        follows = cross_entropy(
+            output.seq_relationship_logits.float(), batch["next_sentence_label"]
+        )
+        return hidden, follows
+
+
+def Task(phase: Phase, seed: int, root: Path) -> base.Task:  # noqa: N802 - the seam's name
+    """The task of the phase's objective."""
+    return (Causal if phase.objective == "causal" else Masked)(phase, seed, root)

@@ -1,0 +1,90 @@
+"""Translation from English to German: smoothed cross-entropy, BLEU by sacrebleu."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from workbench.data.loader import Order, shuffled
+from workbench.data.pairs import BEGIN, END, PADDING, Pairs, collate, read_pairs, train_tokenizer
+from workbench.models.beam_search import generate
+from workbench.spec import Phase
+from workbench.tasks import base
+from workbench.tasks.base import moved
+
+
+class Task(base.Task):
+    """Sentence pairs under a joint vocabulary learned from the training split."""
+
+    metric, higher_is_better = "bleu", True
+
+    def __init__(self, phase: Phase, seed: int, root: Path):
+        """Read the pairs and learn the vocabulary."""
+        super().__init__(phase, seed, root)
+        english, german = read_pairs(self.source, "train", phase.data.limit)
+        self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or 32768)
+        longest = phase.data.sequence or 256
+        self.train = Pairs(english, german, self.tokenizer, longest)
+        self.held_out = Pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
+        self.longest = longest
+
+    @property
+    def collate(self) -> Any:
+        """Sentences are padded to the longest of their batch."""
+        return collate
+
+    def order(self) -> Order:
+        """Sentences of similar length share a batch."""
+        lengths = [len(sentence) for sentence in self.train.sources]
+        return shuffled(len(self.train), self.phase.train.batch, self.seed, lengths)
+
+    def digests(self) -> dict[str, str]:
+        """The vocabulary's."""
+        return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
+
+    def shape(self) -> dict[str, Any]:
+        """The size of the vocabulary, rounded up to a multiple of 8 as fairseq pads its own."""
+        return {"vocabulary": -(-self.tokenizer.get_vocab_size() // 8) * 8, "padding": PADDING}
+
+    def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        """Cross-entropy per target token."""
+        return self._loss(model, batch, self.phase.train.label_smoothing), None
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """BLEU of beam search, and the unsmoothed loss per target token."""
+        judged = self.phase.eval
+        translations: list[str] = []
+        loss, batches = 0.0, 0
+        for batch in self.held_out_batches():
+            batch = moved(batch, device)
+            loss += float(self._loss(model, batch, 0.0))
+            batches += 1
+            found = generate(
+                model, batch["source"], begin=BEGIN, end=END, beam=judged.beam,
+                length_penalty=judged.length_penalty,
+                max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
+            )  # fmt: skip
+            translations += self.tokenizer.decode_batch(found)
+        references = self.held_out.targets[: len(translations)]
+        return {
+            "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
+            "loss": loss / batches,
+        }
+
+    def chance(self) -> float:
+        """BLEU of always answering with the most frequent German sentence."""
+        references = self.held_out.targets[: self.phase.eval.limit]
+        favourite = Counter(self.train.targets).most_common(1)[0][0]
+        return sacrebleu.corpus_bleu([favourite] * len(references), [references]).score
+
+    def _loss(self, model: nn.Module, batch: Any, smoothing: float) -> Tensor:
+        logits = model(batch["source"], batch["target"][:, :-1])
+        return cross_entropy(
+            logits.flatten(0, 1).float(), batch["target"][:, 1:].flatten(),
+            ignore_index=PADDING, label_smoothing=smoothing,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Training: one loop for every task, schedules with units, and resuming without a trace."""

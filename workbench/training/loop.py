@@ -1,0 +1,151 @@
+"""The training loop: steps of one phase, logged, checked for finite losses, resumable."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn, optim
+from tqdm import tqdm
+
+from workbench.seeds import seed_for
+from workbench.spec import Phase, steps
+from workbench.tasks.base import Task, moved
+from workbench.training import optim as optimizers
+from workbench.training.resume import Resume, Row
+from workbench.training.schedule import learning_rate
+
+LOG_EVERY = 20  # steps; losses are fetched from the device this often
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message names the step, the rate and the batch."""
+
+
+@dataclass
+class Run:
+    """What the phases of one stage share."""
+
+    accelerator: Accelerator
+    resume: Resume
+    seed: int
+    checkpoint_seconds: float
+    log: Callable[[str, list[Row]], None]
+    hold: Callable[[nn.Module, optim.Optimizer], Any] | None = None
+
+
+@dataclass
+class Progress:
+    """Where a phase is: its logged rows and the losses that are still on the device."""
+
+    phase: str
+    rows: list[Row]
+    waiting: list[tuple[int, float, Tensor]] = field(default_factory=list)
+
+    def flush(self) -> list[Row]:
+        """Fetch the waiting losses; the first that is not finite ends the training."""
+        if not self.waiting:
+            return []
+        losses = torch.stack([loss for _, _, loss in self.waiting]).float().cpu()
+        for (step, rate, _), loss in zip(self.waiting, losses.tolist(), strict=True):
+            if loss != loss or loss in (float("inf"), float("-inf")):
+                raise TrainingError(f"phase {self.phase}: loss is {loss} at step {step} (batch "
+                                    f"{step}, lr {rate:.3g}); lower the rate, clip the gradient "
+                                    "or use fp32")  # fmt: skip
+        step, rate, _ = self.waiting[-1]
+        row = {"phase": self.phase, "step": step, "lr": rate, "loss": float(losses.mean())}
+        self.rows.append(row)
+        self.waiting.clear()
+        return [row]
+
+
+def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> list[Row]:
+    """Train `model` in place for a phase and return its curve; an interrupted phase goes on."""
+    accelerator, spec = run.accelerator, phase.train
+    length = steps(spec.length, task.steps_per_epoch)
+    optimizer = optimizers.build(model, spec.optimizer)
+    torch.manual_seed(seed_for(run.seed, "dropout", name))
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    held = run.hold(model, prepared) if run.hold else None
+    start, carry = _restored(run, name, model, optimizer)
+    progress = Progress(name, run.resume.curve(name, start))
+    batches = task.training_batches(
+        start, length, accelerator.process_index, accelerator.num_processes
+    )
+    bar = tqdm(batches, initial=start, total=length, desc=name, mininterval=5,
+               disable=not accelerator.is_main_process)  # fmt: skip
+    saved = time.monotonic()
+    model.train()
+    for step, batch in enumerate(bar, start):
+        rate = learning_rate(spec, step, length, task.steps_per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with accelerator.autocast():
+            loss, carry = task.loss(wrapped, moved(batch, accelerator.device), carry)
+        accelerator.backward(loss)
+        if spec.clip_norm:
+            accelerator.unscale_gradients()
+            if held:
+                held.mask_gradients()
+            nn.utils.clip_grad_norm_(model.parameters(), spec.clip_norm)
+        prepared.step()
+        prepared.zero_grad()
+        progress.waiting.append((step, rate, loss.detach()))
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
+            fresh = progress.flush()
+            bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
+            run.log(name, fresh)
+            if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:
+                _save(run, name, model, optimizer, step + 1, carry, progress.rows)
+                saved = time.monotonic()
+    if held:
+        held.remove()
+    accelerator.free_memory()
+    _unwrap(accelerator, wrapped)
+    return progress.rows
+
+
+def _unwrap(accelerator: Accelerator, wrapped: nn.Module) -> None:
+    # takes autocast off `forward`, so that evaluation decides about precision itself
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+
+def _save(
+    run: Run,
+    name: str,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    step: int,
+    carry: Any,
+    rows: list[Row],
+) -> None:
+    scaler = run.accelerator.scaler
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else {},
+        "carry": carry,
+        "random": torch.get_rng_state(),
+        "device_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    run.resume.save(name, state, rows)
+
+
+def _restored(
+    run: Run, name: str, model: nn.Module, optimizer: optim.Optimizer
+) -> tuple[int, Any]:
+    state = run.resume.load(name)
+    if state is None:
+        return 0, None
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if run.accelerator.scaler:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["random"])
+    if state["device_random"]:
+        torch.cuda.set_rng_state_all(state["device_random"])
+    print(f"phase {name}: goes on at step {state['step']}", flush=True)
+    return state["step"], moved(state["carry"], run.accelerator.device)
