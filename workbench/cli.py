@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workbench import dag, resolve
-from workbench.record import Cell, RecordError
+from workbench.record import Cell, RecordError, read
 from workbench.spec import STAGES
 
 
@@ -36,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--seed", type=int, default=0)
         added.add_argument("--threads", type=int, default=1, help="CPU threads")
         added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
+    added = command("run", _run, "run all stages that a study needs of a network, in one process")
+    added.add_argument("network")
+    added.add_argument("--study", default="accuracy")
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--threads", type=int, default=1, help="CPU threads")
+    added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
     added = command("show", _show, "the resolved spec of a network, each value with its file")
     added.add_argument("network")
     added.add_argument("--treatment", default="2to4")
@@ -54,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
-    for name in (*STAGES, "show", "track-init", "track", "table", "report"):
+    for name in (*STAGES, "run", "show", "track-init", "track", "table", "report"):
         commands.choices[name].add_argument(
             "--scale", default="full" if name == "show" else "smoke", help="smoke, lite or full"
         )
@@ -77,16 +83,36 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def _stage(arguments: argparse.Namespace) -> None:
     cell = Cell(
-        scale=arguments.scale, network=arguments.network, treatment=arguments.treatment,
-        stage=arguments.command, seed=arguments.seed,
-    )  # fmt: skip
+        scale=arguments.scale,
+        network=arguments.network,
+        treatment=arguments.treatment,
+        stage=arguments.command,
+        seed=arguments.seed,
+    )
+    _run_cell(cell, arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    wanted = dag.study_cells(
+        arguments.study, arguments.scale, [arguments.network], [arguments.seed]
+    )
+    for cell in dict.fromkeys(step for end in wanted for step in dag.chain(end)):
+        path = Path(dag.record_path(cell))
+        if path.exists() and dag.is_current(read(path), Path(dag.RESULTS)):
+            print(f"{path}: is current", flush=True)
+        else:
+            _run_cell(cell, arguments)
+
+
+def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
     spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
     import torch
 
     from workbench import stages
 
     torch.set_num_threads(arguments.threads)
-    work = stages.Work(cell, spec, Path(dag.RESULTS), Path(os.environ.get("WORKBENCH_DATA", "data")))
+    data = Path(os.environ.get("WORKBENCH_DATA", "data"))
+    work = stages.Work(cell, spec, Path(dag.RESULTS), data)
     path = work.out / "record.json"
     if arguments.no_track:
         stages.run(work).write(path)
@@ -117,9 +143,16 @@ def _list(arguments: argparse.Namespace) -> None:
     rows = []
     for name in resolve.names("networks"):
         spec = dag.spec_of(name, "2to4", "full")
-        rows.append({"network": name, "title": spec.title, "builder": spec.model.build,
-                     "tasks": [phase.task for phase in spec.phases.values()],
-                     "repeat_from": spec.repeat_from, "source": spec.source})  # fmt: skip
+        rows.append(
+            {
+                "network": name,
+                "title": spec.title,
+                "builder": spec.model.build,
+                "tasks": [phase.task for phase in spec.phases.values()],
+                "repeat_from": spec.repeat_from,
+                "source": spec.source,
+            }
+        )
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
@@ -143,7 +176,8 @@ def _validate(_: argparse.Namespace) -> None:
 def _track_init(arguments: argparse.Namespace) -> None:
     from workbench import track
 
-    track.init(arguments.scale, arguments.networks, Path(dag.RESULTS, arguments.scale, "tracking.json"))
+    out = Path(dag.RESULTS, arguments.scale, "tracking.json")
+    track.init(arguments.scale, arguments.networks, out)
 
 
 def _track(arguments: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Everything the Snakefile asks: which cells a study needs, what they depend on, their digests."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "retrain": ("final.safetensors", "masks.safetensors", "curve.jsonl"),
     "quantize": ("int8.safetensors",),
 }
+
+
+LIMITS = ("threads", "gpu", "mem_mb", "runtime")
 
 
 class ConfigError(ValueError):
@@ -65,6 +69,16 @@ def upstream(cell: Cell) -> dict[str, Path]:
     }
 
 
+def chain(cell: Cell) -> list[Cell]:
+    """The stages of a cell from dense to itself, in the order in which they run."""
+    if cell.stage == "dense":
+        return [cell.model_copy(update={"treatment": "dense"})]
+    before = {"prune": "dense", "retrain": "prune", "quantize": "retrain"}[cell.stage]
+    if not spec_of(cell.network, cell.treatment, cell.scale).treatment.retrain:
+        before = "dense"
+    return [*chain(cell.model_copy(update={"stage": before})), cell]
+
+
 def stage_inputs(stage: Stage) -> Callable[[Any], dict[str, str]]:
     """For a rule's `input`: the files a stage starts from, for a job's wildcards."""
 
@@ -77,6 +91,22 @@ def stage_inputs(stage: Stage) -> Callable[[Any], dict[str, str]]:
             seed=int(wildcards.seed),
         )
         return {role: f"{RESULTS}/{path}" for role, path in upstream(cell).items()}
+
+    return of
+
+
+def outputs(stage: Stage) -> list[str]:
+    """For a rule's `output`: the files of a stage beside its record."""
+    treatment = "dense" if stage == "dense" else "{treatment}"
+    folder = f"{RESULTS}/{{scale}}/{{network}}/seed{{seed}}/{treatment}/{stage}"
+    return [f"{folder}/{name}" for name in OUTPUTS[stage]]
+
+
+def resource(name: str) -> Callable[[Any], int]:
+    """For a rule's `threads` and `resources`: what a stage needs at the scale of a job."""
+
+    def of(wildcards: Any) -> int:
+        return _limits(wildcards.scale)[name]
 
     return of
 
@@ -112,12 +142,31 @@ def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -
     """The cells whose records make the table of a study."""
     plan = resolve.study(study)
     return [
-        Cell(scale=scale, network=network, treatment=column["treatment"],
-             stage=column["stage"], seed=seed)
+        Cell(
+            scale=scale,
+            network=network,
+            treatment=column["treatment"],
+            stage=column["stage"],
+            seed=seed,
+        )
         for network in chosen
         for seed in repeats
         for column in plan["columns"].values()
-    ]  # fmt: skip
+    ]
+
+
+def study_seeds(config: Mapping[str, Any]) -> Callable[[Any], str]:
+    """For the table rule's `params`: the seeds as one text."""
+
+    def of(wildcards: Any) -> str:
+        return ",".join(str(seed) for seed in seeds(config, wildcards.scale))
+
+    return of
+
+
+def study_params(wildcards: Any) -> str:
+    """For the table rule's `params`: what the study asks for, so that editing it remakes it."""
+    return json.dumps(resolve.study(wildcards.study), sort_keys=True)
 
 
 def record_path(cell: Cell) -> str:
@@ -146,6 +195,17 @@ def network_records(config: Mapping[str, Any], network: str) -> list[str]:
             for cell in study_cells(study, scale, [network], seeds(config, scale))
         }
     )
+
+
+@cache
+def _limits(scale: str) -> dict[str, int]:
+    given = resolve.read_yaml(resolve.known("scales", scale)).get("resources", {})
+    if set(given) != set(LIMITS):
+        raise ConfigError(
+            f"experiments/scales/{scale}.yaml: resources has {', '.join(given)}; it "
+            f"gives each of {', '.join(LIMITS)}"
+        )
+    return given
 
 
 @cache

@@ -21,8 +21,10 @@ def git() -> dict[str, str | bool]:
     """Commit and whether tracked files differ from it; outside a checkout `commit` says so."""
     described = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if described.returncode:
         return {"commit": "not a git checkout", "dirty": False}
     text = described.stdout.strip()

@@ -83,5 +83,6 @@ def read(path: Path) -> Record:
         raise RecordError(f"{path}: no such record; run the stage that makes it") from error
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:200]
-        raise RecordError(f"{path}: not a record ({why}); delete it and run the stage "
-                          "again") from error  # fmt: skip
+        raise RecordError(
+            f"{path}: not a record ({why}); delete it and run the stage again"
+        ) from error

@@ -41,7 +41,7 @@ class Resolved:
 
     def origin(self, key: str) -> str:
         """The file that gave the value of a dotted key, or `default`."""
-        return _origin(self.origins, key) or "default"
+        return self.origins.get(key, "default")
 
 
 def leaves(tree: Tree, path: str = "") -> list[tuple[str, Any]]:
@@ -73,8 +73,10 @@ def known(kind: str, name: str) -> Path:
     """The file of a network, treatment, scale or study, or an error with the nearest name."""
     path = EXPERIMENTS / kind / f"{name}.yaml"
     if name not in names(kind) and not (name.startswith("_") and path.exists()):
-        raise SpecError(f"unknown {kind.removesuffix('s').replace('ie', 'y')} {name!r}"
-                        f"{nearest(name, names(kind))}; known: {', '.join(names(kind))}")  # fmt: skip
+        raise SpecError(
+            f"unknown {'study' if kind == 'studies' else kind[:-1]} {name!r}"
+            f"{nearest(name, names(kind))}; known: {', '.join(names(kind))}"
+        )
     return path
 
 
@@ -92,14 +94,7 @@ def resolve(network: str, treatment: str = "2to4", scale: str = "full") -> Resol
     overrides = read_yaml(known("scales", scale))
     label = f"scales/{scale}.yaml"
     _check_scale(overrides, label)
-    _merge(tree, origins, overrides.get("network", {}), label)
-    for name, phase in tree.get("phases", {}).items():
-        standin = overrides.get("standins", {}).get(_data_name(phase))
-        if standin is not None:
-            _merge(tree, origins, {"phases": {name: standin}}, label)
-        if isinstance(phase, dict) and "model" in phase:
-            share = overrides.get("network", {}).get("model", {})
-            _merge(tree, origins, {"phases": {name: {"model": share}}}, label)
+    _rescale(tree, origins, overrides, label)
     spec = checked(Spec, tree, origins, f"networks/{network}.yaml")
     _check_names(spec, origins)
     return Resolved(spec, origins)
@@ -110,13 +105,17 @@ def checked(section: type[Section], tree: Tree, origins: Origins, label: str) ->
     try:
         return section.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        # a misspelt key is told as such, not as the absence of the right one
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
         key = ".".join(str(part) for part in first["loc"])
         file = _origin(origins, key) or label
         if first["type"] == "extra_forbidden":
             allowed = _fields(section, first["loc"][:-1])
-            message = (f"unknown key{nearest(str(first['loc'][-1]), allowed)}; "
-                       f"allowed: {', '.join(allowed)}")  # fmt: skip
+            message = (
+                f"unknown key{nearest(str(first['loc'][-1]), allowed)}; "
+                f"allowed: {', '.join(allowed)}"
+            )
         else:
             message = f"{first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
             if first["type"] == "missing":
@@ -167,7 +166,7 @@ def _extended(kind: str, name: str) -> tuple[Tree, Origins]:
 def _merge(tree: Tree, origins: Origins, extra: Tree, file: str, path: str = "") -> None:
     for key, value in extra.items():
         here = f"{path}{key}"
-        if isinstance(value, dict) and isinstance(tree.get(key), dict) and value.get("kind") is None:
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
             _merge(tree[key], origins, value, file, f"{here}.")
         elif isinstance(value, dict):
             tree[key] = {}
@@ -176,6 +175,23 @@ def _merge(tree: Tree, origins: Origins, extra: Tree, file: str, path: str = "")
         else:
             tree[key] = value
             origins[here] = file
+
+
+def _rescale(tree: Tree, origins: Origins, overrides: Tree, label: str) -> None:
+    shared = overrides.get("network", {})
+    _merge(tree, origins, shared, label)
+    for name, phase in tree.get("phases", {}).items():
+        if not isinstance(phase, dict):
+            continue  # the schema will refuse it
+        standin = dict(overrides.get("standins", {}).get(_data_name(phase), {}))
+        adapted = standin.pop("model", {})
+        if "model" in phase:  # a builder of its own, under the same width and depth
+            path = f"phases.{name}.model."
+            _merge(phase["model"], origins, shared.get("model", {}), label, path)
+            _merge(phase["model"], origins, adapted, label, path)
+        else:
+            _merge(tree["model"], origins, adapted, label, "model.")
+        _merge(phase, origins, standin, label, f"phases.{name}.")
 
 
 def _origin(origins: Origins, key: str) -> str | None:
@@ -208,24 +224,30 @@ def _data_name(phase: Any) -> str | None:
 
 
 def _check_scale(tree: Tree, label: str) -> None:
-    allowed = ["seeds", "network", "standins"]
+    allowed = ["seeds", "resources", "network", "standins"]
     for key in tree:
         if key not in allowed:
-            raise SpecError(f"experiments/{label}: {key}: unknown key{nearest(key, allowed)}; "
-                            f"allowed: {', '.join(allowed)}")  # fmt: skip
+            raise SpecError(
+                f"experiments/{label}: {key}: unknown key{nearest(key, allowed)}; "
+                f"allowed: {', '.join(allowed)}"
+            )
     for name in tree.get("standins", {}):
         if name not in catalog():
-            raise SpecError(f"experiments/{label}: standins.{name}: unknown data set"
-                            f"{nearest(name, list(catalog()))}")  # fmt: skip
+            raise SpecError(
+                f"experiments/{label}: standins.{name}: unknown data set"
+                f"{nearest(name, list(catalog()))}"
+            )
 
 
 def _check_names(spec: Spec, origins: Origins) -> None:
     for phase, section in spec.phases.items():
         key = f"phases.{phase}.data.name"
         if section.data.name not in catalog():
-            raise SpecError(f"experiments/{_origin(origins, key)}: {key}: unknown data set "
-                            f"{section.data.name!r}{nearest(section.data.name, list(catalog()))}; "
-                            f"known: {', '.join(catalog())}")  # fmt: skip
+            raise SpecError(
+                f"experiments/{_origin(origins, key)}: {key}: unknown data set "
+                f"{section.data.name!r}{nearest(section.data.name, list(catalog()))}; "
+                f"known: {', '.join(catalog())}"
+            )
         own = f"phases.{phase}.model" if section.model else "model"
         _check_builder(spec.model_of(phase), own, origins)
 
@@ -233,9 +255,11 @@ def _check_names(spec: Spec, origins: Origins) -> None:
 def _check_builder(model: Any, key: str, origins: Origins) -> None:
     allowed = builders()
     if model.build not in allowed:
-        raise SpecError(f"experiments/{_origin(origins, key + '.build')}: {key}.build: unknown "
-                        f"builder {model.build!r}{nearest(model.build, list(allowed))}; "
-                        f"known: {', '.join(allowed)}")  # fmt: skip
+        raise SpecError(
+            f"experiments/{_origin(origins, key + '.build')}: {key}.build: unknown "
+            f"builder {model.build!r}{nearest(model.build, list(allowed))}; "
+            f"known: {', '.join(allowed)}"
+        )
     for name in model.args:
         if name not in allowed[model.build]:
             raise SpecError(

@@ -17,8 +17,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|it|%)")
 
 def _checked_duration(text: str) -> str:
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is not a duration; write epochs, steps or a share of the "
-                         "length with its unit, as in 90ep, 2000it or 5%")  # fmt: skip
+        raise ValueError(
+            f"{text!r} is not a duration; write epochs, steps or a share of the "
+            "length with its unit, as in 90ep, 2000it or 5%"
+        )
     return text
 
 
@@ -127,8 +129,10 @@ class Phase(Section):
     @model_validator(mode="after")
     def _objective_belongs_to_language_models(self) -> "Phase":
         if (self.task == "language_model") != (self.objective is not None):
-            raise ValueError("objective (causal or masked) is given for the task "
-                             "'language_model', and only for it")  # fmt: skip
+            raise ValueError(
+                "objective (causal or masked) is given for the task "
+                "'language_model', and only for it"
+            )
         return self
 
 
@@ -166,16 +170,19 @@ class Spec(Section):
     @model_validator(mode="after")
     def _repeat_from_is_a_phase(self) -> "Spec":
         if self.repeat_from not in self.phases:
-            raise ValueError(f"repeat_from names the phase {self.repeat_from!r}; the phases are "
-                             f"{', '.join(self.phases)}")  # fmt: skip
+            raise ValueError(
+                f"repeat_from names the phase {self.repeat_from!r}; the phases are "
+                f"{', '.join(self.phases)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _phases_share_a_precision(self) -> "Spec":
         given = {phase.train.precision for phase in self.phases.values()}
         if len(given) > 1:
-            raise ValueError(f"the phases train in {', '.join(sorted(given))}; give all of them "
-                             "one precision")  # fmt: skip
+            raise ValueError(
+                f"the phases train in {', '.join(sorted(given))}; give all of them one precision"
+            )
         return self
 
     @property

@@ -70,8 +70,11 @@ class Mirror:
                 _client().log_batch(self.run_id, metrics=self.waiting[start : start + 1000])
             self.waiting.clear()
         except MlflowException as error:
-            print(f"mlflow: {error}; training goes on, mend the mirror afterwards with "
-                  "`workbench track`", flush=True)  # fmt: skip
+            print(
+                f"mlflow: {error}; training goes on, mend the mirror afterwards with "
+                "`workbench track`",
+                flush=True,
+            )
         self.flushed = time.monotonic()
 
 
@@ -82,13 +85,18 @@ def following(cell: Cell, task: str, digest: str):  # noqa: ANN201 - a Mirror
     experiment = client.get_experiment_by_name(f"sparsity/{cell.scale}")
     parent = _parents(client, experiment.experiment_id).get(cell.network) if experiment else None
     if parent is None:
-        raise TrackError(f"the MLflow store {store()} has no run for {cell.network} at scale "
-                         f"{cell.scale}; run `workbench track-init --scale {cell.scale}`, or give "
-                         "--no-track and mirror the records later with `workbench track`")  # fmt: skip
+        raise TrackError(
+            f"the MLflow store {store()} has no run for {cell.network} at scale "
+            f"{cell.scale}; run `workbench track-init --scale {cell.scale}`, or give "
+            "--no-track and mirror the records later with `workbench track`"
+        )
     with mlflow.start_run(
-        experiment_id=experiment.experiment_id, run_name=_name(cell), parent_run_id=parent,
-        tags=_tags(cell, task, digest), log_system_metrics=True,
-    ) as run:  # fmt: skip
+        experiment_id=experiment.experiment_id,
+        run_name=_name(cell),
+        parent_run_id=parent,
+        tags=_tags(cell, task, digest),
+        log_system_metrics=True,
+    ) as run:
         mirror = Mirror(run.info.run_id)
         yield mirror
         mirror.flush()
@@ -105,10 +113,13 @@ def finish(record: Record, path: Path, run_id: str, curve: list[Row] | None = No
         for key in ("loss", "lr")
     ]
     params = [Param(key, str(value)[:500]) for key, value in leaves(record.spec)]
-    tags = [RunTag("git", str(record.provenance["git"]["commit"])),
-            RunTag("device", record.provenance["versions"]["device"]),
-            RunTag("mask_digest", record.mask_digest), RunTag("record_path", str(path)),
-            RunTag("record_sha256", sha256(path))]  # fmt: skip
+    tags = [
+        RunTag("git", str(record.provenance["git"]["commit"])),
+        RunTag("device", record.provenance["versions"]["device"]),
+        RunTag("mask_digest", record.mask_digest),
+        RunTag("record_path", str(path)),
+        RunTag("record_sha256", sha256(path)),
+    ]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
     for start in range(0, len(params), 100):
@@ -117,8 +128,9 @@ def finish(record: Record, path: Path, run_id: str, curve: list[Row] | None = No
     for name, sha in record.data.items():
         data = mlflow.data.meta_dataset.MetaDataset(
             source=mlflow.data.http_dataset_source.HTTPDatasetSource(f"catalog:{name}"),
-            name=name, digest=sha[:32],
-        )  # fmt: skip
+            name=name,
+            digest=sha[:32],
+        )
         client.log_inputs(run_id, datasets=[mlflow.entities.DatasetInput(data._to_mlflow_entity())])
     for file in (path, path.parent / "curve.jsonl"):
         if file.exists():
@@ -136,15 +148,15 @@ def mirror_records(paths: list[Path]) -> int:
             continue
         parent = _parent(client, experiment.experiment_id, record.cell.network)
         tags = _tags(record.cell, "", record.spec_digest) | {"mlflow.parentRunId": parent}
-        run = client.create_run(
-            experiment.experiment_id, run_name=_name(record.cell), tags=tags
-        )
-        curve = path.parent / "curve.jsonl"
-        rows = [json.loads(line) for line in curve.read_text().splitlines()] if curve.exists() else []
-        finish(record, path, run.info.run_id, rows)
+        run = client.create_run(experiment.experiment_id, run_name=_name(record.cell), tags=tags)
+        finish(record, path, run.info.run_id, _curve(path.parent / "curve.jsonl"))
         client.set_terminated(run.info.run_id)
         mirrored += 1
     return mirrored
+
+
+def _curve(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _client() -> mlflow.MlflowClient:

@@ -29,7 +29,12 @@ class Boxes(Dataset):
         limit: int | None,
     ):
         """Photos by image id (bytes or a path); `annotations` is the parsed COCO json."""
-        self.photos, self.annotations, self.augment, self.masks = photos, annotations, augment, masks
+        self.photos, self.annotations, self.augment, self.masks = (
+            photos,
+            annotations,
+            augment,
+            masks,
+        )
         self.label_of = {
             category["id"]: label
             for label, category in enumerate(annotations["categories"], start=1)

@@ -19,7 +19,8 @@ IGNORED = -100
 def read_bytes(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
     """The byte stream split 90/5/5 as enwik8 customarily is, into train, validation, held_out."""
     path = source.file("train")
-    raw = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
+    raw = path.read_bytes()
+    raw = lzma.decompress(raw) if path.suffix == ".xz" else raw
     stream = np.frombuffer(raw, dtype=np.uint8)[:limit]
     first, second = len(stream) * 90 // 100, len(stream) * 95 // 100
     return {
@@ -45,8 +46,10 @@ class Segments(Dataset):
         """Item `stream * segments + position` is the segment at a position of a stream."""
         self.segments = (len(tokens) // streams - 1) // length
         if self.segments < 1:
-            raise DataError(f"{len(tokens)} characters do not hold {streams} streams of {length} "
-                            "characters; use fewer streams, shorter segments or more text")  # fmt: skip
+            raise DataError(
+                f"{len(tokens)} characters do not hold {streams} streams of {length} "
+                "characters; use fewer streams, shorter segments or more text"
+            )
         self.rows = torch.from_numpy(
             tokens[: len(tokens) // streams * streams].reshape(streams, -1).copy()
         )
@@ -80,8 +83,10 @@ class MaskedBlocks(Dataset):
         self.vocabulary = tokenizer.get_vocab_size()
         count = len(tokens) // (2 * half)
         if count < 2:
-            raise DataError(f"{len(tokens)} word pieces do not hold two blocks of {length}; use a "
-                            "shorter sequence or more text")  # fmt: skip
+            raise DataError(
+                f"{len(tokens)} word pieces do not hold two blocks of {length}; use a "
+                "shorter sequence or more text"
+            )
         self.halves = torch.from_numpy(tokens[: count * 2 * half].reshape(count, 2, half).copy())
 
     def __len__(self) -> int:
@@ -155,5 +160,3 @@ def _prose(wikitext: str, limit: int | None) -> list[str]:
 def stack(examples: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
     """Examples of equal length as one batch."""
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-
-

@@ -8,7 +8,10 @@ from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item
-from workbench.data.source import Source, hub
+from workbench.data.source import DataError, Source, hub
+
+LONGEST_QUESTION = 64  # word pieces, as run_squad.py of google-research/bert
+SHORTEST_QUESTION = 12
 
 
 def word_pieces(source: Source) -> BertWordPieceTokenizer:
@@ -19,12 +22,26 @@ def word_pieces(source: Source) -> BertWordPieceTokenizer:
 class Questions(Dataset):
     """Windows [CLS] question [SEP] passage [SEP] over each passage, with the answer's span."""
 
-    def __init__(self, rows: list[dict[str, Any]], tokenizer: BertWordPieceTokenizer, length: int, stride: int):
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        tokenizer: BertWordPieceTokenizer,
+        length: int,
+        stride: int,
+    ):
         """Rows hold question, context and answers {text, answer_start}; lengths in word pieces."""
         self.rows, self.length = rows, length
+        room = length - 3 - stride  # for the question, beside [CLS], two [SEP] and one stride
+        if room < SHORTEST_QUESTION:
+            raise DataError(
+                f"sequence {length} and stride {stride} leave {room} word pieces for a question; "
+                f"at least {SHORTEST_QUESTION} are needed: lengthen sequence or lessen stride"
+            )
+        asked = _cut(tokenizer, [row["question"] for row in rows], min(LONGEST_QUESTION, room - 1))
         tokenizer.enable_truncation(length, stride=stride, strategy="only_second")
         tokenizer.no_padding()
-        encoded = tokenizer.encode_batch([(row["question"], row["context"]) for row in rows])
+        passages = [row["context"] for row in rows]
+        encoded = tokenizer.encode_batch(list(zip(asked, passages, strict=True)))
         self.windows = [
             (number, window)
             for number, first in enumerate(encoded)
@@ -66,6 +83,22 @@ class Questions(Dataset):
         start = window.char_to_token(first, 1)
         end = window.char_to_token(last, 1)
         return (0, 0) if start is None or end is None else (start, end)
+
+
+def _cut(tokenizer: BertWordPieceTokenizer, questions: list[str], longest: int) -> list[str]:
+    tokenizer.no_truncation()
+    encoded = tokenizer.encode_batch(questions, add_special_tokens=False)
+    return [
+        text[: pieces.offsets[longest - 1][1]] if len(pieces.ids) > longest else text
+        for text, pieces in zip(questions, encoded, strict=True)
+    ]
+
+
+def collate(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Windows as one batch, cut after the longest of them."""
+    longest = max(int(window["attention_mask"].sum()) for window in windows)
+    whole = {name: torch.stack([window[name] for window in windows]) for name in windows[0]}
+    return {name: value[:, :longest] if value.ndim > 1 else value for name, value in whole.items()}
 
 
 def read_questions(source: Source, role: str, limit: int | None = None) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ from typing import Any
 from workbench import resolve
 from workbench.provenance import sha256
 
-SHIPPED = resolve.EXPERIMENTS / "data"
-
 
 class DataError(ValueError):
     """Data that is absent or altered; the message names the file and what to do."""
@@ -31,15 +29,18 @@ class Source:
             raise DataError(f"data set {self.name}: {path} is absent; {self.entry['obtain']}")
         expected = self.entry.get("sha256", {}).get(role)
         if expected and _sha256(path) != expected:
-            raise DataError(f"data set {self.name}: {path} is not the file of the catalog (sha256 "
-                            f"differs): truncated or altered; {self.entry['obtain']}")  # fmt: skip
+            raise DataError(
+                f"data set {self.name}: {path} is not the file of the catalog (sha256 "
+                f"differs): truncated or altered; {self.entry['obtain']}"
+            )
         return path
 
 
 def open_source(name: str, root: Path) -> Source:
     """The data set `name`; sets that are not shipped are looked for under `root`."""
     entry = resolve.catalog()[name]
-    return Source(name, entry["kind"], entry, SHIPPED if entry["place"] == "shipped" else root)
+    shipped = resolve.EXPERIMENTS / "data"
+    return Source(name, entry["kind"], entry, shipped if entry["place"] == "shipped" else root)
 
 
 def hub(source: Source, split: str) -> Any:
@@ -50,8 +51,10 @@ def hub(source: Source, split: str) -> Any:
     try:
         return datasets.load_dataset(wanted["path"], wanted.get("name"), split=wanted[split])
     except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise DataError(f"data set {source.name}: {wanted['path']} could not be read from the hub "
-                        f"({type(error).__name__}); {source.entry['obtain']}") from error  # fmt: skip
+        raise DataError(
+            f"data set {source.name}: {wanted['path']} could not be read from the hub "
+            f"({type(error).__name__}); {source.entry['obtain']}"
+        ) from error
 
 
 @cache

@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 from PIL import Image
 from tokenizers import BertWordPieceTokenizer
 
+NUMERIC = re.compile(r"\b(when|how (many|much|long|old)|what (year|percentage|percent))\b")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -24,14 +25,20 @@ def caltech10(pack: Path, out: Path) -> None:
     info = json.loads(tables["train"].schema.metadata[b"huggingface"])
     names = info["info"]["features"]["label"]["names"]
     counts = Counter(tables["train"]["label"].to_pylist())
-    chosen = [k for k, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-              if names[k] != "Faces_easy"][:10]  # fmt: skip
+    chosen = [
+        k
+        for k, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if names[k] != "Faces_easy"
+    ][:10]
     for split, table in tables.items():
         rows = [row for row in table.to_pylist() if row["label"] in chosen]
         images = [{"bytes": _smaller(row["image"]["bytes"], 64, 85), "path": None} for row in rows]
         labels = [chosen.index(row["label"]) for row in rows]
-        _write(out / f"{split}.parquet", {"image": images, "label": labels},
-               {"classes": json.dumps([names[k] for k in chosen])})  # fmt: skip
+        _write(
+            out / f"{split}.parquet",
+            {"image": images, "label": labels},
+            {"classes": json.dumps([names[k] for k in chosen])},
+        )
 
 
 def bccd_small(pack: Path, out: Path) -> None:
@@ -70,26 +77,30 @@ def enwik8_small(pack: Path, out: Path) -> None:
 
 
 def squad_small(pack: Path, out: Path) -> None:
-    """SQuAD-Shifts (Wikipedia) to train, SQuAD dev to test, passages cut to the answer's sentence.
+    """SQuAD-Shifts to train, SQuAD dev to test: questions for a number or a time, one sentence.
 
-    Questions whose sentence has 8 to 40 words and whose answer has at most 5 are kept; 1,000 of
-    the test questions, the first by sha256 of their id. The passages of the training questions
-    are the text for pretraining, and a vocabulary of 4,096 word pieces is learned from them.
+    Kept are questions that ask when, how many, how much, how long, how old, what year or what
+    percentage; the passage is cut to the sentence of the answer, if that has 8 to 60 words and
+    the answer at most 5. Of the test questions, 500: the first by sha256 of their id. The text
+    for pretraining is the passages of SQuAD-Shifts' Wikipedia part (150 of SQuAD's to test on);
+    a vocabulary of 4,096 word pieces is learned from it.
     """
-    for split, count in (("train", None), ("validation", 1000)):
+    for split, count in (("train", None), ("validation", 500)):
         rows = parquet.read_table(pack / f"squad/{split}.parquet").to_pylist()
-        rows = [row for row in rows if split != "train" or row["source"].endswith("new_wiki")]
-        kept = [short for row in rows if (short := _sentence(row))]
+        asked = [row for row in rows if NUMERIC.search(row["question"].lower())]
+        kept = [short for row in asked if (short := _sentence(row))]
         kept.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
         kept = kept[:count]
         _write(out / f"{split}.parquet", {key: [row[key] for row in kept] for key in kept[0]})
-        texts = sorted({row["context"] for row in rows})[: None if count is None else 150]
+        wikipedia = [r for r in rows if r["source"].endswith("new_wiki") or split != "train"]
+        texts = sorted({row["context"] for row in wikipedia})[: None if count is None else 150]
         _write(out / f"{split}_text.parquet", {"text": texts})
         if split == "train":
             tokenizer = BertWordPieceTokenizer(lowercase=True)
-            questions = [row["question"] for row in rows]
-            tokenizer.train_from_iterator(texts + questions, vocab_size=4096, show_progress=False,
-                                          special_tokens=SPECIAL)  # fmt: skip
+            learned = texts + [row["question"] for row in wikipedia]
+            tokenizer.train_from_iterator(
+                learned, vocab_size=4096, show_progress=False, special_tokens=SPECIAL
+            )
             vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
             (out / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in vocabulary))
 
@@ -106,10 +117,11 @@ def _sentence(row: dict[str, Any]) -> dict[str, Any] | None:
     first = max([end for end in ends if end <= start], default=0)
     last = min([end for end in ends if end >= start + len(text)], default=len(row["context"]))
     sentence = row["context"][first:last].strip()
-    if not (8 <= len(sentence.split()) <= 40 and len(text.split()) <= 5):
+    if not (8 <= len(sentence.split()) <= 60 and len(text.split()) <= 5):
         return None
-    answers = sorted({t for t in row["answers"]["text"] if t in sentence} | {text},
-                     key=lambda t: (t != text, t))  # fmt: skip
+    answers = sorted(
+        {t for t in row["answers"]["text"] if t in sentence} | {text}, key=lambda t: (t != text, t)
+    )
     return {
         "id": row["id"],
         "question": row["question"].strip(),

@@ -24,10 +24,16 @@ def build(
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
-    """A detector over lists of images [3, H, W] in 0..1; `frozen_stages` counts the stem as one."""
+    """A detector over lists of images [3, H, W] in 0..1; `frozen_stages` counts the stem as one.
+
+    Anchors and the numbers of proposals are the paper's at a short side of 800 pixels and shrink
+    with it.
+    """
     if not 0 <= frozen_stages <= 5:
-        raise ValueError(f"frozen_stages={frozen_stages}: a ResNet has the stem and four stages, "
-                         "so 0 to 5 can be frozen")  # fmt: skip
+        raise ValueError(
+            f"frozen_stages={frozen_stages}: a ResNet has the stem and four stages, "
+            "so 0 to 5 can be frozen"
+        )
     body = resnet.build(counts=counts, classes=1, width=width, depth=depth)
     if freeze_norms:
         _freeze_norms(body)
@@ -43,6 +49,7 @@ def build(
         out_channels=features,
     )
     sizes = tuple((max(4, size * image_size // FULL_SIZE),) for size in (32, 64, 128, 256, 512))
+    share = image_size / FULL_SIZE
     return FasterRCNN(
         backbone,
         min_size=image_size,
@@ -51,6 +58,11 @@ def build(
         box_head=TwoMLPHead(features * 7 * 7, hidden),
         box_predictor=FastRCNNPredictor(hidden, classes),
         box_detections_per_img=detections,
+        rpn_pre_nms_top_n_train=round(2000 * share),
+        rpn_post_nms_top_n_train=round(1000 * share),
+        rpn_pre_nms_top_n_test=round(1000 * share),
+        rpn_post_nms_top_n_test=round(1000 * share),
+        box_batch_size_per_image=round(512 * share),
     )
 
 

@@ -38,8 +38,9 @@ def observing(model: nn.Module, settings: Settings) -> Iterator[Observers]:
     chosen = layers(model)
     unknown = set(settings.keep_fp16) - set(chosen)
     if unknown:
-        raise QuantError(f"quantize.keep_fp16 names {sorted(unknown)}; the layers are "
-                         f"{', '.join(chosen)}")  # fmt: skip
+        raise QuantError(
+            f"quantize.keep_fp16 names {sorted(unknown)}; the layers are {', '.join(chosen)}"
+        )
     observers: Observers = {
         name: Max() if settings.calibrator == "max" else Percentile(settings.percentile)
         for name in chosen
@@ -66,6 +67,8 @@ def ranges(observers: Observers) -> dict[str, float]:
     limits = {name: observer.limit() for name, observer in observers.items()}
     idle = [name for name, limit in limits.items() if limit <= 0]
     if idle:
-        raise QuantError(f"no activation was seen, or only zeros, at {', '.join(idle)}; give more "
-                         "calibration batches, or name the layers in quantize.keep_fp16")  # fmt: skip
+        raise QuantError(
+            f"no activation was seen, or only zeros, at {', '.join(idle)}; give more "
+            "calibration batches, or name the layers in quantize.keep_fp16"
+        )
     return limits

@@ -101,4 +101,3 @@ def _rounding(scale: float):  # noqa: ANN202 - a hook
         return (rounded.to(values.dtype), *inputs[1:])
 
     return hook
-

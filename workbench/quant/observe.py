@@ -45,8 +45,10 @@ class Percentile:
         magnitudes = values.detach().abs().flatten().float()
         largest = float(magnitudes.max())
         if largest != largest or largest == float("inf"):
-            raise QuantError("an activation is NaN or infinite during calibration; the network or "
-                             "its input is broken before quantization")  # fmt: skip
+            raise QuantError(
+                "an activation is NaN or infinite during calibration; the network or "
+                "its input is broken before quantization"
+            )
         if not self.width:
             if not largest:
                 return

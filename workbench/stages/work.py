@@ -91,8 +91,10 @@ class Work:
         except FileNotFoundError as error:
             raise StageError(f"{path} is absent; run the stage before {self.cell.stage}") from error
         except SafetensorError as error:
-            raise StageError(f"{path} is not a whole safetensors file ({error}); delete it and run "
-                             "the stage that makes it again") from error  # fmt: skip
+            raise StageError(
+                f"{path} is not a whole safetensors file ({error}); delete it and run "
+                "the stage that makes it again"
+            ) from error
 
     def masks(self) -> sparsity.Masks | None:
         """The masks that the stage has to keep, if it has any."""
@@ -119,8 +121,9 @@ class Work:
     def write(self, name: str, weights: Weights) -> None:
         """Write a weights file into the out folder."""
         self.out.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.cpu().contiguous() for key, value in weights.items()},
-                  self.out / name)  # fmt: skip
+        save_file(
+            {key: value.cpu().contiguous() for key, value in weights.items()}, self.out / name
+        )
 
     def write_curve(self, rows: list[Row]) -> None:
         """Write the logged rows of all phases."""
@@ -149,10 +152,14 @@ class Work:
             started=self.started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - self.clock, 2),
             peak_memory_mb=_peak_memory_mb(self.accelerator.device),
-            provenance={"git": provenance.git(), "versions": devices, "threads":
-                        torch.get_num_threads(), "cuda": torch.version.cuda or "",
-                        "deterministic": self.accelerator.device.type == "cpu"},
-        )  # fmt: skip
+            provenance={
+                "git": provenance.git(),
+                "versions": devices,
+                "threads": torch.get_num_threads(),
+                "cuda": torch.version.cuda or "",
+                "deterministic": self.accelerator.device.type == "cpu",
+            },
+        )
 
 
 def state(model: nn.Module) -> Weights:
@@ -172,8 +179,10 @@ def take(model: nn.Module, weights: Weights, prefix: str = "") -> dict[str, list
     renamed = {prefix + name: value for name, value in weights.items()}
     fitting = {k: v for k, v in renamed.items() if k in own and own[k].shape == v.shape}
     if not fitting:
-        raise StageError("none of the weights fit the network; their names begin with "
-                         f"{next(iter(renamed), '')!r}, the network's with {next(iter(own))!r}")  # fmt: skip
+        raise StageError(
+            "none of the weights fit the network; their names begin with "
+            f"{next(iter(renamed), '')!r}, the network's with {next(iter(own))!r}"
+        )
     model.load_state_dict(fitting, strict=False)
     tied = {own[name].data_ptr() for name in fitting}
     return {

@@ -76,10 +76,14 @@ class Task(base.Task):
         boxes = output["boxes"].float().cpu()
         boxes[:, 2:] -= boxes[:, :2]
         rows = [
-            {"image_id": image_id, "category_id": category_of[int(label)],
-             "score": float(score), "bbox": box.tolist()}
+            {
+                "image_id": image_id,
+                "category_id": category_of[int(label)],
+                "score": float(score),
+                "bbox": box.tolist(),
+            }
             for box, label, score in zip(boxes, output["labels"], output["scores"], strict=True)
-        ]  # fmt: skip
+        ]
         if with_masks:
             for row, mask in zip(rows, output["masks"], strict=True):
                 binary = np.asfortranarray((mask[0] > 0.5).cpu().numpy().astype(np.uint8))

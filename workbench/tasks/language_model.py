@@ -142,9 +142,10 @@ class Masked(base.Task):
     def _losses(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         output = model(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"])
         hidden = cross_entropy(
-            output.prediction_logits.flatten(0, 1).float(), batch["labels"].flatten(),
+            output.prediction_logits.flatten(0, 1).float(),
+            batch["labels"].flatten(),
             ignore_index=IGNORED,
-        )  # fmt: skip
+        )
         follows = cross_entropy(
             output.seq_relationship_logits.float(), batch["next_sentence_label"]
         )

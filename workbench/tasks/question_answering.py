@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.text import squad
 
-from workbench.data.language import stack
-from workbench.data.questions import Questions, read_questions, word_pieces
+from workbench.data.questions import Questions, collate, read_questions, word_pieces
 from workbench.spec import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
@@ -38,8 +37,8 @@ class Task(base.Task):
 
     @property
     def collate(self) -> Any:
-        """Windows are padded to one length."""
-        return stack
+        """Windows are padded to the longest of their batch."""
+        return collate
 
     def digests(self) -> dict[str, str]:
         """The vocabulary's."""
@@ -64,7 +63,7 @@ class Task(base.Task):
         size = self.phase.eval.batch
         for begin in range(0, len(self.held_out), size):
             numbers = range(begin, min(begin + size, len(self.held_out)))
-            batch = moved(stack([self.held_out[(n, 0)] for n in numbers]), device)
+            batch = moved(collate([self.held_out[(n, 0)] for n in numbers]), device)
             for window, start, end in zip(numbers, *self._logits(model, batch), strict=True):
                 question, offsets = self.held_out.passage(window)
                 score, answer = self._best_span(question, offsets, start.cpu(), end.cpu())

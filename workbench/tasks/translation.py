@@ -65,10 +65,14 @@ class Task(base.Task):
             loss += float(self._loss(model, batch, 0.0))
             batches += 1
             found = generate(
-                model, batch["source"], begin=BEGIN, end=END, beam=judged.beam,
+                model,
+                batch["source"],
+                begin=BEGIN,
+                end=END,
+                beam=judged.beam,
                 length_penalty=judged.length_penalty,
                 max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
-            )  # fmt: skip
+            )
             translations += self.tokenizer.decode_batch(found)
         references = self.held_out.targets[: len(translations)]
         return {
@@ -85,6 +89,8 @@ class Task(base.Task):
     def _loss(self, model: nn.Module, batch: Any, smoothing: float) -> Tensor:
         logits = model(batch["source"], batch["target"][:, :-1])
         return cross_entropy(
-            logits.flatten(0, 1).float(), batch["target"][:, 1:].flatten(),
-            ignore_index=PADDING, label_smoothing=smoothing,
-        )  # fmt: skip
+            logits.flatten(0, 1).float(),
+            batch["target"][:, 1:].flatten(),
+            ignore_index=PADDING,
+            label_smoothing=smoothing,
+        )

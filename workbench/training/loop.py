@@ -51,9 +51,11 @@ class Progress:
         losses = torch.stack([loss for _, _, loss in self.waiting]).float().cpu()
         for (step, rate, _), loss in zip(self.waiting, losses.tolist(), strict=True):
             if loss != loss or loss in (float("inf"), float("-inf")):
-                raise TrainingError(f"phase {self.phase}: loss is {loss} at step {step} (batch "
-                                    f"{step}, lr {rate:.3g}); lower the rate, clip the gradient "
-                                    "or use fp32")  # fmt: skip
+                raise TrainingError(
+                    f"phase {self.phase}: loss is {loss} at step {step} (batch "
+                    f"{step}, lr {rate:.3g}); lower the rate, clip the gradient "
+                    "or use fp32"
+                )
         step, rate, _ = self.waiting[-1]
         row = {"phase": self.phase, "step": step, "lr": rate, "loss": float(losses.mean())}
         self.rows.append(row)
@@ -74,8 +76,14 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     batches = task.training_batches(
         start, length, accelerator.process_index, accelerator.num_processes
     )
-    bar = tqdm(batches, initial=start, total=length, desc=name, mininterval=5,
-               disable=not accelerator.is_main_process)  # fmt: skip
+    bar = tqdm(
+        batches,
+        initial=start,
+        total=length,
+        desc=name,
+        mininterval=5,
+        disable=not accelerator.is_main_process,
+    )
     saved = time.monotonic()
     model.train()
     for step, batch in enumerate(bar, start):
@@ -134,9 +142,7 @@ def _save(
     run.resume.save(name, state, rows)
 
 
-def _restored(
-    run: Run, name: str, model: nn.Module, optimizer: optim.Optimizer
-) -> tuple[int, Any]:
+def _restored(run: Run, name: str, model: nn.Module, optimizer: optim.Optimizer) -> tuple[int, Any]:
     state = run.resume.load(name)
     if state is None:
         return 0, None

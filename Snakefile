@@ -1,0 +1,198 @@
+"""The talk's recipe as a pipeline: dense, prune, retrain, quantize, then tables and a page."""
+
+from snakemake.utils import min_version, validate
+
+from workbench import dag, resolve
+
+min_version("9.0")
+
+
+configfile: "experiments/config.yaml"
+
+
+validate(config, "experiments/config.schema.yaml")
+
+
+report: "experiments/report/workflow.rst"
+
+
+# only for `snakemake --sdm apptainer`; without it every rule runs in the active environment
+container: "docker://python:3.11-bookworm"
+
+
+wildcard_constraints:
+    scale="|".join(resolve.names("scales")),
+    network="|".join(resolve.names("networks")),
+    treatment="|".join(resolve.names("treatments")),
+    study="|".join(resolve.names("studies")),
+    seed=r"\d+",
+
+
+rule all:
+    input:
+        expand(
+            "results/{scale}/tables/{study}.csv",
+            scale=config["scale"],
+            study=dag.studies(config),
+        ),
+        f"results/{config['scale']}/report.html",
+    localrule: True
+
+
+for network in resolve.names("networks"):
+
+    rule:
+        name:
+            network
+        input:
+            dag.network_records(config, network),
+        localrule: True
+
+
+# the MLflow store is made once, so that stages never race to create it
+rule tracking:
+    output:
+        "results/{scale}/tracking.json",
+    log:
+        "logs/{scale}/tracking.log",
+    localrule: True
+    params:
+        networks=dag.networks(config),
+    shell:
+        "workbench track-init {params.networks} --scale {wildcards.scale} > {log} 2>&1"
+
+
+# step 1 of the talk: train (or obtain) a dense network
+rule dense:
+    input:
+        tracking=ancient("results/{scale}/tracking.json"),
+    output:
+        files=dag.outputs("dense"),
+        record="results/{scale}/{network}/seed{seed}/dense/dense/record.json",
+    log:
+        "logs/{scale}/{network}/seed{seed}/dense/dense.log",
+    benchmark:
+        "benchmarks/{scale}/{network}/seed{seed}/dense/dense.jsonl"
+    threads: dag.resource("threads")
+    resources:
+        gpu=dag.resource("gpu"),
+        mem_mb=dag.resource("mem_mb"),
+        runtime=dag.resource("runtime"),
+    params:
+        spec=dag.stage_params("dense"),
+    shell:
+        "workbench dense {wildcards.network} --scale {wildcards.scale} --seed {wildcards.seed}"
+        " --threads {threads} > {log} 2>&1"
+
+
+# step 2: prune once, by magnitude
+rule prune:
+    input:
+        unpack(dag.stage_inputs("prune")),
+    output:
+        files=dag.outputs("prune"),
+        record="results/{scale}/{network}/seed{seed}/{treatment}/prune/record.json",
+    log:
+        "logs/{scale}/{network}/seed{seed}/{treatment}/prune.log",
+    benchmark:
+        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/prune.jsonl"
+    threads: dag.resource("threads")
+    resources:
+        gpu=dag.resource("gpu"),
+        mem_mb=dag.resource("mem_mb"),
+        runtime=dag.resource("runtime"),
+    params:
+        spec=dag.stage_params("prune"),
+    shell:
+        "workbench prune {wildcards.network} --treatment {wildcards.treatment}"
+        " --scale {wildcards.scale} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+
+
+# step 3: repeat the training with the masks held
+rule retrain:
+    input:
+        unpack(dag.stage_inputs("retrain")),
+    output:
+        files=dag.outputs("retrain"),
+        record="results/{scale}/{network}/seed{seed}/{treatment}/retrain/record.json",
+    log:
+        "logs/{scale}/{network}/seed{seed}/{treatment}/retrain.log",
+    benchmark:
+        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/retrain.jsonl"
+    threads: dag.resource("threads")
+    resources:
+        gpu=dag.resource("gpu"),
+        mem_mb=dag.resource("mem_mb"),
+        runtime=dag.resource("runtime"),
+    params:
+        spec=dag.stage_params("retrain"),
+    shell:
+        "workbench retrain {wildcards.network} --treatment {wildcards.treatment}"
+        " --scale {wildcards.scale} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+
+
+# then INT8, by calibration
+rule quantize:
+    input:
+        unpack(dag.stage_inputs("quantize")),
+    output:
+        files=dag.outputs("quantize"),
+        record="results/{scale}/{network}/seed{seed}/{treatment}/quantize/record.json",
+    log:
+        "logs/{scale}/{network}/seed{seed}/{treatment}/quantize.log",
+    benchmark:
+        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/quantize.jsonl"
+    threads: dag.resource("threads")
+    resources:
+        gpu=dag.resource("gpu"),
+        mem_mb=dag.resource("mem_mb"),
+        runtime=dag.resource("runtime"),
+    params:
+        spec=dag.stage_params("quantize"),
+    shell:
+        "workbench quantize {wildcards.network} --treatment {wildcards.treatment}"
+        " --scale {wildcards.scale} --seed {wildcards.seed} --threads {threads} > {log} 2>&1"
+
+
+rule table:
+    input:
+        dag.study_records(config),
+    output:
+        csv=report(
+            "results/{scale}/tables/{study}.csv",
+            caption="experiments/report/table.rst",
+            category="Tables",
+            labels={"study": "{study}", "scale": "{scale}"},
+        ),
+        md="results/{scale}/tables/{study}.md",
+    log:
+        "logs/{scale}/table_{study}.log",
+    localrule: True
+    params:
+        networks=",".join(dag.networks(config)),
+        seeds=dag.study_seeds(config),
+        study=dag.study_params,
+    shell:
+        "workbench table {wildcards.study} --scale {wildcards.scale} --networks {params.networks}"
+        " --seeds {params.seeds} > {log} 2>&1"
+
+
+rule page:
+    input:
+        expand("results/{{scale}}/tables/{study}.csv", study=dag.studies(config)),
+    output:
+        report(
+            "results/{scale}/report.html",
+            caption="experiments/report/page.rst",
+            category="Report",
+            labels={"study": "all", "scale": "{scale}"},
+        ),
+    log:
+        "logs/{scale}/page.log",
+    localrule: True
+    params:
+        networks=",".join(dag.networks(config)),
+        studies=",".join(dag.studies(config)),
+    shell:
+        "workbench report --scale {wildcards.scale} --networks {params.networks}"
+        " --studies {params.studies} > {log} 2>&1"

@@ -1,0 +1,139 @@
+"""Specs: every YAML resolves, every mistake is one line, digests change only on purpose."""
+
+from collections.abc import Callable
+
+import pytest
+
+from workbench import dag, resolve
+from workbench.spec import steps
+
+CELLS = [
+    (n, t, s)
+    for n in resolve.names("networks")
+    for t in resolve.names("treatments")
+    for s in resolve.names("scales")
+]
+
+
+@pytest.mark.parametrize(("network", "treatment", "scale"), CELLS)
+def test_every_network_resolves_at_every_scale(network: str, treatment: str, scale: str) -> None:
+    resolved = resolve.resolve(network, treatment, scale)
+    assert resolved.spec.phases[resolved.spec.last_phase].train.batch > 0
+
+
+MISTAKES = [
+    (
+        "networks/_imagenet.yaml",
+        "length: 90ep",
+        "lenght: 90ep",
+        "experiments/networks/_imagenet.yaml: phases.train.train.lenght: unknown key "
+        "(did you mean 'length'?)",
+    ),
+    (
+        "networks/_imagenet.yaml",
+        "lr: 0.1,",
+        "lr: fast,",
+        "experiments/networks/_imagenet.yaml: phases.train.train.optimizer.lr: ",
+    ),
+    (
+        "networks/_imagenet.yaml",
+        "{name: imagenet,",
+        "{name: imagnet,",
+        "phases.train.data.name: unknown data set 'imagnet' (did you mean 'imagenet'?)",
+    ),
+    ("networks/resnet50.yaml", "build: resnet", "build: resnett", "unknown builder 'resnett' (did"),
+    (
+        "networks/resnet50.yaml",
+        "counts:",
+        "count:",
+        "networks/resnet50.yaml: model.args.count: unknown argument of resnet (did you mean 'counts'",
+    ),
+    ("networks/resnet50.yaml", "_imagenet", "_imagnet", "unknown network '_imagnet'"),
+    ("networks/_imagenet.yaml", "repeat_from: train", "repeat_from: tune", "repeat_from names the"),
+    ("treatments/2to4.yaml", "pattern:", "patern:", "treatments/2to4.yaml: treatment.patern: unkn"),
+    ("networks/resnet50.yaml", "title: ResNet-50", "title: [", "networks/resnet50.yaml: not YAML"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "message"), MISTAKES)
+def test_a_mistake_is_one_line_that_names_file_and_key(
+    edit: Callable, file: str, old: str, new: str, message: str
+) -> None:
+    edit(file, old, new)
+    with pytest.raises(resolve.SpecError) as caught:
+        resolve.resolve("resnet50", "2to4", "full")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_duration_without_unit_is_refused(edit: Callable) -> None:
+    edit("networks/_imagenet.yaml", "length: 90ep", "length: '90'")
+    with pytest.raises(resolve.SpecError, match="'90' is not a duration"):
+        resolve.resolve("resnet50", "2to4", "full")
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(resolve.SpecError, match="did you mean 'resnet50'"):
+        resolve.resolve("resnet5O", "2to4", "full")
+    with pytest.raises(resolve.SpecError, match="unknown treatment '2to3'.*did you mean '2to4'"):
+        resolve.resolve("resnet50", "2to3", "full")
+
+
+def test_a_network_cannot_extend_itself(edit: Callable) -> None:
+    edit("networks/_imagenet.yaml", "phases:", "extends: resnet50\nphases:")
+    with pytest.raises(resolve.SpecError, match="extends itself"):
+        resolve.resolve("resnet50", "2to4", "full")
+
+
+def test_every_value_knows_its_file() -> None:
+    resolved = resolve.resolve("resnet50", "2to4", "smoke")
+    assert resolved.origin("phases.train.train.length") == "scales/smoke.yaml"
+    assert resolved.origin("phases.train.train.optimizer.momentum") == "networks/_imagenet.yaml"
+    assert resolved.origin("model.build") == "networks/resnet50.yaml"
+    assert resolved.origin("treatment.pattern.keep") == "treatments/2to4.yaml"
+    assert resolved.origin("quantize.percentile") == "default"
+
+
+def test_durations_become_steps() -> None:
+    assert steps("90ep", 5004) == 450_360  # 1,281,167 images / 256
+    assert steps("2000it", 7) == 2000
+    assert steps("5%", 7, 300) == 15
+    with pytest.raises(ValueError, match="share of a length"):
+        steps("5%", 7)
+
+
+# None of these change through a modification of the code; a [recipe] changelog line if they do.
+PINNED = {
+    ("resnet50", "dense"): "e72c75e82a95",
+    ("resnet50", "quantize"): "220c21c7b131",
+    ("bert_large", "retrain"): "0c3274001faa",
+    ("fasterrcnn_rn50_fpn_1x", "prune"): "b27adc1ebb22",
+    ("transformer_xl", "dense"): "eb655f9ecf38",
+}
+
+
+@pytest.mark.parametrize(("network", "stage"), PINNED)
+def test_digests_are_pinned(network: str, stage: str) -> None:
+    assert dag.stage_digest(network, "2to4", "full", stage) == PINNED[network, stage]
+
+
+def test_a_stage_reads_only_its_own_sections(edit: Callable) -> None:
+    def digests() -> list[str]:
+        return [
+            dag.stage_digest("resnet50", "2to4", "full", stage)
+            for stage in ("dense", "prune", "retrain", "quantize")
+        ]
+
+    before = digests()
+    edit("networks/resnet50.yaml", "title:", "quantize: {batches: 3}\ntitle:")
+    after = digests()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False]
+    edit("networks/resnet50.yaml", "title:", "# a comment\ntitle:")
+    assert digests() == after
+
+
+def test_every_study_names_known_treatments_and_stages() -> None:
+    for name in resolve.names("studies"):
+        for column in resolve.study(name)["columns"].values():
+            assert column["treatment"] in resolve.names("treatments")
+            assert column["stage"] in dag.OUTPUTS

@@ -1,0 +1,114 @@
+"""Tasks: metrics against hand-computed cases and against a perfect and an idle predictor."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from workbench import dag
+from workbench.tasks import open_task
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def task_of(experiments, tmp_path: Path):
+    def of(network: str, phase: str):
+        return open_task(dag.spec_of(network, "2to4", "smoke").phases[phase], 0, tmp_path)
+
+    return of
+
+
+class Fixed(nn.Module):
+    """Answers with a function of its input."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *inputs, **named):
+        return self.answer(*inputs, **named)
+
+
+def test_top1_of_a_constant_answer_is_the_chance_level(task_of) -> None:
+    task = task_of("resnet50", "train")
+    favourite = max(set(task.train.read.labels), key=task.train.read.labels.count)
+    logits = torch.eye(10)[favourite]
+    metrics = task.evaluate(Fixed(lambda x: logits.expand(len(x), 10)), CPU)
+    assert metrics["top1"] == pytest.approx(task.chance())
+
+
+def test_detecting_the_truth_is_perfect_and_detecting_nothing_is_zero(task_of) -> None:
+    task = task_of("fasterrcnn_rn50_fpn_1x", "detect")
+    truth = [task.held_out[(index, 0)][1] for index in range(len(task.held_out))]
+    shown = iter(truth)
+
+    def perfect(images):
+        found = [next(shown) for _ in images]
+        return [
+            {
+                "boxes": t["boxes"].clone(),
+                "labels": t["labels"],
+                "scores": torch.ones(len(t["labels"])),
+            }
+            for t in found
+        ]
+
+    assert task.evaluate(Fixed(perfect), CPU)["box_ap"] == pytest.approx(100)
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}
+    assert task.evaluate(Fixed(lambda images: [nothing for _ in images]), CPU)["box_ap"] == 0
+
+
+def test_uniform_guesses_cost_log2_of_the_alphabet(task_of) -> None:
+    task = task_of("transformer_xl", "train")
+    uniform = Fixed(lambda x, memory, reach: (torch.zeros(*x.shape, task.symbols), None))
+    bits = task.evaluate(uniform, CPU)["bits_per_character"]
+    assert bits == pytest.approx(math.log2(task.symbols), abs=1e-5)
+    assert task.chance() < bits
+
+
+def test_the_right_span_scores_100_and_the_passage_is_chance(task_of) -> None:
+    task = task_of("bert_large", "finetune")
+    batch_of = iter(range(10_000))
+
+    def right(input_ids, **_):
+        logits = torch.zeros(2, *input_ids.shape)
+        for row in range(len(input_ids)):
+            example = task.held_out[(next(batch_of), 0)]
+            logits[0, row, example["start_positions"]] = 9
+            logits[1, row, example["end_positions"]] = 9
+        return type("Output", (), {"start_logits": logits[0], "end_logits": logits[1]})
+
+    metrics = task.evaluate(Fixed(right), CPU)
+    assert metrics["f1"] > 99  # word pieces may take in a neighbouring sign
+    assert 0 < task.chance() < 60
+
+
+def test_squad_scores_normalise_articles_case_and_punctuation(task_of) -> None:
+    task = task_of("bert_large", "finetune")
+    task.held_out.rows = [
+        {"context": "", "answers": {"text": ["The Eiffel Tower"], "answer_start": [0]}}
+    ]
+    assert task._score({0: "eiffel tower!"}) == {"f1": 100.0, "exact_match": 100.0}
+    # two shared words of two and three: precision 1, recall 2/2 after dropping "the"
+    assert task._score({0: "Eiffel"})["f1"] == pytest.approx(200 / 3)  # P 1, R 1/2
+
+
+def test_bleu_of_the_reference_is_100(task_of, monkeypatch) -> None:
+    from workbench.tasks import translation
+
+    task = task_of("fairseq_transformer", "train")
+    sentences = iter(task.held_out.targets)
+
+    def copied(model, source, **_):
+        return [task.tokenizer.encode(next(sentences)).ids for _ in source]
+
+    monkeypatch.setattr(translation, "generate", copied)
+    size = task.shape()["vocabulary"]
+    idle = Fixed(lambda source, target: torch.zeros(*target.shape, size))
+    metrics = task.evaluate(idle, CPU)
+    assert metrics["bleu"] > 90  # rare signs are unknown to a vocabulary of 512
+    assert metrics["loss"] == pytest.approx(math.log(size), abs=1e-4)
+    assert task.chance() < 5

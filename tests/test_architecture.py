@@ -1,0 +1,104 @@
+"""The arrows between packages, read from the source by ast."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "workbench").rglob("*.py"))
+
+# package or module -> the parts of workbench it may import besides itself
+MAY = {
+    "spec": set(),
+    "seeds": set(),
+    "resolve": {"spec"},
+    "provenance": {"resolve"},
+    "record": {"spec"},
+    "dag": {"resolve", "record", "spec"},
+    "sparsity": set(),
+    "quant": {"sparsity"},
+    "models": set(),
+    "data": {"resolve", "provenance", "seeds"},
+    "tasks": {"data", "models", "spec", "seeds"},
+    "training": {"spec", "seeds", "record", "tasks"},
+    "stages": {
+        "dag",
+        "models",
+        "provenance",
+        "record",
+        "resolve",
+        "seeds",
+        "sparsity",
+        "spec",
+        "tasks",
+        "training",
+        "quant",
+    },
+    "track": {"record", "provenance", "resolve"},
+    "report": {"dag", "record", "resolve", "spec", "training"},
+    "cli": {"dag", "data", "record", "report", "resolve", "spec", "stages", "track"},
+}
+LIGHT = ("spec", "seeds", "resolve", "provenance", "record", "dag", "report", "cli")
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "workbench").parts[0].removesuffix(".py")
+
+
+def imports(path: Path, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down_the_table(path: Path) -> None:
+    part = part_of(path)
+    if part == "__init__":
+        return
+    named = {name.split(".")[1] for name in imports(path) if name.startswith("workbench.")}
+    assert named - MAY[part] - {part} == set()
+
+
+def test_every_part_is_in_the_table() -> None:
+    assert {part_of(path) for path in FILES} - {"__init__"} == set(MAY)
+
+
+def test_light_parts_import_no_heavy_library() -> None:
+    for path in FILES:
+        if part_of(path) in LIGHT:
+            roots = {name.split(".")[0] for name in imports(path, top_level=True)}
+            assert not roots & {"torch", "mlflow", "transformers", "torchvision"}, path
+
+
+def using(text: str) -> set[str]:
+    return {part_of(path) for path in FILES if text in path.read_text()}
+
+
+def test_mlflow_is_imported_in_one_file_and_snakemake_in_none() -> None:
+    roots = {path: {name.split(".")[0] for name in imports(path)} for path in FILES}
+    assert [part_of(path) for path in FILES if "mlflow" in roots[path]] == ["track"]
+    assert not any("snakemake" in found for found in roots.values())
+
+
+def test_yaml_is_parsed_and_the_environment_read_in_few_places() -> None:
+    assert using("yaml.load(") == {"resolve"}
+    assert using("os.environ") == {"cli", "track"}
+
+
+def test_nothing_asks_which_scale_it_runs_at() -> None:
+    for path in [*FILES, ROOT / "Snakefile"]:
+        assert not re.search(r"scale (==|in) [\"'(\[]", path.read_text()), path
+
+
+def test_kernels_is_not_an_importable_package() -> None:
+    # transformers probes a top-level module named kernels
+    assert not (ROOT / "kernels" / "__init__.py").exists()

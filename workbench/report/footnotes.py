@@ -1,0 +1,137 @@
+"""What a reader of a table has to know: rules, missing and stale records, origins."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.report import compare
+from workbench.report.wording import column_title
+
+STALE = "†"
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Notes:
+    """Footnotes in the order of their marks; the same text is said once."""
+
+    def __init__(self) -> None:
+        """Start without notes."""
+        self._numbered: list[str] = []
+        self._stale: list[str] = []
+        self._plain: list[str] = []
+
+    def listed(self) -> list[tuple[str, str]]:
+        """The (mark, text) pairs; notes about the whole table have no mark."""
+        numbered = [(_superscript(n), text) for n, text in enumerate(self._numbered, 1)]
+        stale = "made from an older spec, or from files that were made again since; run again: "
+        daggers = [(STALE, stale + "; ".join(self._stale))] if self._stale else []
+        return numbered + daggers + [("", text) for text in self._plain]
+
+    def marks(
+        self,
+        row: dict[str, Any],
+        columns: compare.Columns,
+        seeds: list[int],
+        frame: pd.DataFrame,
+        root: Path,
+    ) -> dict[str, str]:
+        """The marks of a row's cells by column, and of its name under `network`."""
+        own = frame[frame.network == row["network"]]
+        lacking = {key: _lacking(own, column, seeds) for key, column in columns.items()}
+        stale = {key: _stale(own, column) for key, column in columns.items()}
+        mark = self._missing(row, columns, lacking, root) if any(lacking.values()) else ""
+        if named := [
+            f"{column_title(key)} (seed {found})" for key, found in stale.items() if found
+        ]:
+            self._stale.append(f"{row['title']}: {', '.join(named)}")
+        cells = {
+            key: (mark if lacking[key] else "") + (STALE if stale[key] else "") for key in columns
+        }
+        return cells | {"network": STALE if named else ""}
+
+    def add_rules(self, rows: list[dict[str, Any]], columns: compare.Columns, slides: str) -> None:
+        """How to read the columns: differences, recovered share, verdict, talk, precision."""
+        base = column_title(compare.baseline(columns))
+        self._plain += [
+            f"Signed numbers: difference to {base} in the metric's good direction (positive is "
+            "better), paired over seeds. In brackets: range over seeds. Every number is that of "
+            "the last step.",
+            "Recovered: (retrained − pruned) / (dense − pruned), in the metric that the pruned "
+            "network is judged by, at the phase that retraining starts from.",
+            "Verdict on the sparse network: `within spread` if its mean difference to dense is at "
+            "most the run-to-run spread, the larger of the range of dense over seeds and the range "
+            "of the paired differences. One seed has no spread.",
+        ]
+        if slides:
+            self._plain.append(
+                f"Talk: the numbers printed on its slides ({slides}), on the talk's "
+                "own data; its differences are computed from its values."
+            )
+        other = sorted({row["precision"] for row in rows} - {"fp16"})
+        if other and any("fp16" in key for key in columns):
+            self._plain.append(
+                f"Columns are named as in the talk; at this scale the networks "
+                f"train and are judged in {', '.join(other)}, not FP16."
+            )
+
+    def add_origins(self, frame: pd.DataFrame) -> None:
+        """Which commits the records come from, if that is not one clean commit."""
+        commits = sorted(set(frame.git))
+        if len(commits) > 1:
+            counts = [f"{commit} ({_count(frame[frame.git == commit])})" for commit in commits]
+            self._plain.append(f"Mixed commits: {', '.join(counts)}.")
+        if len(commits) == 1 and " " in commits[0]:
+            self._plain.append(f"Commit unknown: {commits[0]}.")
+        if len(dirty := frame[frame.dirty.astype(bool)]):
+            self._plain.append(
+                f"{_count(dirty)} made from a tree that differs from its commit: "
+                f"{', '.join(sorted(set(dirty.network)))}."
+            )
+        if len(devices := sorted(set(frame.device))) > 1:
+            self._plain.append(f"Mixed devices: {', '.join(devices)}.")
+
+    def _missing(
+        self,
+        row: dict[str, Any],
+        columns: compare.Columns,
+        lacking: dict[str, list[int]],
+        root: Path,
+    ) -> str:
+        by_seeds: dict[str, list[str]] = {}
+        for key, found in lacking.items():
+            if found:
+                stage = f"{columns[key]['treatment']}/{columns[key]['stage']}"
+                by_seeds.setdefault(_listed(found), []).append(stage)
+        names = [f"{', '.join(stages)} (seed {found})" for found, stages in by_seeds.items()]
+        where = f"{root.name}/{row['scale']}/{row['network']}"
+        text = f"{row['title']}: no record of {'; '.join(names)} under `{where}`"
+        if text not in self._numbered:
+            self._numbered.append(text)
+        return _superscript(self._numbered.index(text) + 1)
+
+
+def _lacking(own: pd.DataFrame, column: dict[str, str], seeds: list[int]) -> list[int]:
+    return sorted(set(seeds) - set(_of(own, column).seed))
+
+
+def _stale(own: pd.DataFrame, column: dict[str, str]) -> str:
+    rows = _of(own, column)
+    return _listed(sorted(set(rows[~rows.current.astype(bool)].seed)))
+
+
+def _of(own: pd.DataFrame, column: dict[str, str]) -> pd.DataFrame:
+    return own[(own.treatment == column["treatment"]) & (own.stage == column["stage"])]
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(str(seed) for seed in seeds)
+
+
+def _count(frame: pd.DataFrame) -> str:
+    count = len(frame[["network", "treatment", "stage", "seed"]].drop_duplicates())
+    return f"{count} record{'s' if count > 1 else ''}"
+
+
+def _superscript(count: int) -> str:
+    return str(count).translate(_SUPERSCRIPTS)

@@ -1,0 +1,150 @@
+"""The table of a study as people read it: cells with changes and marks, and footnotes."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench import dag, resolve
+from workbench.report import collect, compare, footnotes
+from workbench.report.wording import (
+    DASH,
+    arrow,
+    column_title,
+    metric_title,
+    number,
+    signed,
+    study_title,
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell: what it says (of which metric, if not the row's), change, range, footnote marks."""
+
+    value: str
+    metric: str = ""
+    change: str = ""
+    spread: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people, and the same numbers for machines."""
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[Text]]
+    notes: list[tuple[str, str]]
+    numbers: pd.DataFrame
+
+
+def study_table(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
+    """The table of a study from the records under the results folder `root`."""
+    plan = resolve.study(study)
+    columns = plan["columns"]
+    cells = dag.study_cells(study, scale, networks, seeds)
+    frame = collect.frame(collect.records(cells, root), root)
+    rows = [compare.numbers(columns, scale, network, frame) for network in networks]
+    notes = footnotes.Notes()
+    shown = [_row(row, columns, notes.marks(row, columns, seeds, frame, root)) for row in rows]
+    notes.add_rules(rows, columns, plan.get("slides", ""))
+    notes.add_origins(frame)
+    return Table(
+        name=study,
+        title=study_title(plan["title"], scale),
+        header=_header(columns, rows),
+        rows=shown,
+        notes=notes.listed(),
+        numbers=pd.DataFrame(rows),
+    )
+
+
+def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
+    judged = _judged(columns, rows[0])
+    several = len(judged) > 1
+    names = [f" ({column_title(key)})" if several else "" for key in judged]
+    return [
+        "Network",
+        "Data",
+        "Metric",
+        "Chance",
+        *(column_title(key) for key in columns),
+        *(f"Recovered{name}" for name in names),
+        *(f"Verdict{name}" for name in names),
+        "Talk dense",
+        "Talk sparse FP16",
+        "Talk sparse INT8",
+        "Seeds",
+    ]
+
+
+def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -> list[Text]:
+    metric = row["metric"]
+    title = f"{metric_title(metric)} {arrow(row['higher_is_better'])}" if metric else DASH
+    judged = _judged(columns, row)
+    return [
+        Text(row["title"], mark=marks["network"]),
+        Text(f"{row['task'].replace('_', ' ')}: {row['data']}"),
+        Text(title),
+        Text(number(row["chance"], metric)),
+        *(_measured(row, key, marks[key]) for key in columns),
+        *(Text(_share(row[f"{key}_recovered"])) for key in judged),
+        *(Text(_verdict(row, key)) for key in judged),
+        *_talk(row),
+        Text(_seeds(row, columns)),
+    ]
+
+
+def _measured(row: dict[str, Any], key: str, mark: str) -> Text:
+    if math.isnan(row[key]):
+        return Text(DASH, mark=mark)
+    metric = row.get(f"{key}_metric", row["metric"])
+    value = number(row[key], metric)
+    own = ""
+    if metric != row["metric"]:
+        own = f"{metric_title(metric)} {arrow(row[f'{key}_higher_is_better'])}"
+    low, high = (number(row[f"{key}_{end}"], metric) for end in ("min", "max"))
+    spread = f"[{low}, {high}]" if row[f"{key}_seeds"] > 1 else ""
+    change = row.get(f"{key}_difference", compare.NOTHING)
+    return Text(value, own, "" if math.isnan(change) else signed(change, metric), spread, mark)
+
+
+def _talk(row: dict[str, Any]) -> list[Text]:
+    texts = []
+    for name in ("dense_fp16", "sparse_fp16", "sparse_int8"):
+        value = row.get(f"talk_{name}", compare.NOTHING)
+        change = row.get(f"talk_{name}_difference", compare.NOTHING)
+        # the talk prints as many decimals as it means: one, or two for losses
+        decimals = 1 if row.get("talk_metric", "") not in ("BPC", "Validation Loss") else 2
+        texts.append(
+            Text(
+                DASH if math.isnan(value) else f"{value:.{decimals}f}",
+                change="" if math.isnan(change) else signed(change, decimals=decimals),
+            )
+        )
+    return texts
+
+
+def _judged(columns: compare.Columns, row: dict[str, Any]) -> list[str]:
+    return [key for key in columns if f"{key}_verdict" in row]
+
+
+def _share(value: float) -> str:
+    return DASH if math.isnan(value) else f"{100 * value:.0f}%".replace("-", "−")
+
+
+def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
+    counts = {row[f"{key}_seeds"] for key in columns}
+    return str(min(counts)) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
+
+
+def _verdict(row: dict[str, Any], key: str) -> str:
+    word = row[f"{key}_verdict"]
+    if word in ("better", "worse"):
+        return f"{word} by {number(abs(row[f'{key}_difference']), row['metric'])}"
+    return {"": DASH, "one seed": "one seed: no spread"}.get(word, word)
