@@ -204,3 +204,7 @@ def _trim(arguments: argparse.Namespace) -> None:
     from workbench.data.trim import trim
 
     print(json.dumps(trim(arguments.pack, resolve.EXPERIMENTS / "data"), indent=1))
+
+
+if __name__ == "__main__":
+    main()

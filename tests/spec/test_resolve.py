@@ -46,7 +46,7 @@ MISTAKES = [
         "networks/resnet50.yaml",
         "counts:",
         "count:",
-        "networks/resnet50.yaml: model.args.count: unknown argument of resnet (did you mean 'counts'",
+        "networks/resnet50.yaml: model.args.count: unknown argument of resnet (did you mean",
     ),
     ("networks/resnet50.yaml", "_imagenet", "_imagnet", "unknown network '_imagnet'"),
     ("networks/_imagenet.yaml", "repeat_from: train", "repeat_from: tune", "repeat_from names the"),
