@@ -18,7 +18,7 @@ def sha256(path: Path) -> str:
 
 
 def git() -> dict[str, str | bool]:
-    """Commit and whether tracked files differ from it; outside a checkout `commit` says so."""
+    """Commit and whether tracked files differ from it; an exported archive names its own."""
     described = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"],
         capture_output=True,
@@ -26,7 +26,8 @@ def git() -> dict[str, str | bool]:
         check=False,
     )
     if described.returncode:
-        return {"commit": "not a git checkout", "dirty": False}
+        named = (ROOT / ".git_archival.txt").read_text().partition(": ")[2].strip()
+        return {"commit": "unknown" if "$" in named else named, "dirty": False}
     text = described.stdout.strip()
     return {"commit": text.removesuffix("-dirty"), "dirty": text.endswith("-dirty")}
 
