@@ -56,10 +56,8 @@ rule tracking:
     log:
         "logs/{scale}/tracking.log",
     localrule: True
-    params:
-        networks=dag.networks(config),
     shell:
-        "workbench track-init {params.networks} --scale {wildcards.scale} > {log} 2>&1"
+        "workbench track-init --scale {wildcards.scale} > {log} 2>&1"
 
 
 # step 1 of the talk: train (or obtain) a dense network

@@ -48,13 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true")
     command("list", _list, "the networks").add_argument("--json", action="store_true")
     command("validate", _validate, "check every spec, study and talk table without running")
-    added = command("track-init", _track_init, "make the MLflow store and its parent runs")
-    added.add_argument("networks", nargs="+")
+    command("track-init", _track_init, "make the MLflow store and the experiment of a scale")
     command("track", _track, "mirror records that MLflow lacks")
     added = command("table", _table, "a study's table from records")
     added.add_argument("study")
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added.add_argument("--seeds", default="")
+    added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
+    added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("report", _report, "the html page of a scale")
     added.add_argument("--studies", required=True)
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
@@ -114,17 +115,21 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
     data = Path(os.environ.get("WORKBENCH_DATA", "data"))
     work = stages.Work(cell, spec, Path(dag.RESULTS), data)
     path = work.out / "record.json"
+    if not work.accelerator.is_main_process:  # another of `accelerate launch`; the main one writes
+        stages.run(work)
+        return
     if arguments.no_track:
         stages.run(work).write(path)
         return
     from workbench import track
 
     task = spec.phases[spec.last_phase].task
-    with track.following(cell, task, work.digest) as mirror:
+    lock = work.results / cell.scale / cell.network / track.LOCK
+    with track.following(cell, task, work.digest, lock) as mirror:
         work.log = mirror.log
         record = stages.run(work).model_copy(update={"mlflow_run_id": mirror.run_id})
         record.write(path)
-        track.finish(record, path, mirror.run_id)
+        mirror.finish(record, path)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -177,7 +182,7 @@ def _track_init(arguments: argparse.Namespace) -> None:
     from workbench import track
 
     out = Path(dag.RESULTS, arguments.scale, "tracking.json")
-    track.init(arguments.scale, arguments.networks, out)
+    track.init(arguments.scale, out)
 
 
 def _track(arguments: argparse.Namespace) -> None:
@@ -191,7 +196,10 @@ def _table(arguments: argparse.Namespace) -> None:
     from workbench import report
 
     seeds = dag.seeds({"seeds": arguments.seeds}, arguments.scale)
-    report.table(arguments.study, arguments.scale, arguments.networks.split(","), seeds)
+    networks = arguments.networks.split(",")
+    report.table(arguments.study, arguments.scale, networks, seeds, arguments.root)
+    if arguments.readme:
+        report.readme_block(arguments.scale, arguments.study, arguments.root)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -26,7 +26,8 @@ def git() -> dict[str, str | bool]:
         check=False,
     )
     if described.returncode:
-        named = (ROOT / ".git_archival.txt").read_text().partition(": ")[2].strip()
+        archival = ROOT / ".git_archival.txt"
+        named = archival.read_text().partition(": ")[2].strip() if archival.exists() else "$"
         return {"commit": "unknown" if "$" in named else named, "dirty": False}
     text = described.stdout.strip()
     return {"commit": text.removesuffix("-dirty"), "dirty": text.endswith("-dirty")}

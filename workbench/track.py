@@ -1,9 +1,10 @@
 """Tracking: MLflow mirrors what the records and curves hold; the only file that imports mlflow."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import mlflow  # noqa: E402
+from mlflow.data.http_dataset_source import HTTPDatasetSource  # noqa: E402
+from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
@@ -21,6 +24,7 @@ from workbench.resolve import leaves  # noqa: E402
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 FLUSH_SECONDS = 10
+LOCK = "tracking.lock"  # in a network's folder of results
 Row = dict[str, Any]
 
 
@@ -33,14 +37,11 @@ def store() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
 
 
-def init(scale: str, networks: Iterable[str], out: Path) -> None:
-    """Make the store, the scale's experiment and one parent run per network, once each."""
-    client = _client()
+def init(scale: str, out: Path) -> None:
+    """Make the store and the scale's experiment, once, before stages use it side by side."""
+    _client()
     experiment = mlflow.set_experiment(f"sparsity/{scale}")
-    for network in networks:
-        _parent(client, experiment.experiment_id, network)
-    told = {"experiment": experiment.name, "networks": sorted(networks)}
-    write_text(out, json.dumps(told, indent=1) + "\n")
+    write_text(out, json.dumps({"experiment": experiment.name}) + "\n")
 
 
 class Mirror:
@@ -63,48 +64,66 @@ class Mirror:
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
 
+    def finish(self, record: Record, path: Path) -> None:
+        """Send what the record holds."""
+        with _reported():
+            send(record, path)
+
     def flush(self) -> None:
         """Send what waits; a store that fails now is reported, and `workbench track` mends it."""
-        try:
+        with _reported():
             for start in range(0, len(self.waiting), 1000):
                 _client().log_batch(self.run_id, metrics=self.waiting[start : start + 1000])
             self.waiting.clear()
-        except MlflowException as error:
-            print(
-                f"mlflow: {error}; training goes on, mend the mirror afterwards with "
-                "`workbench track`",
-                flush=True,
-            )
         self.flushed = time.monotonic()
 
 
 @contextmanager
-def following(cell: Cell, task: str, digest: str):  # noqa: ANN201 - a Mirror
-    """A run for one attempt at a stage, nested under its network's, with system metrics."""
+def following(cell: Cell, task: str, digest: str, lock: Path):  # noqa: ANN201 - a Mirror
+    """A run for one attempt at a stage, nested under its network's, with system metrics.
+
+    `lock` is a file by which stages of one network agree on who makes the network's run.
+    """
     client = _client()
     experiment = client.get_experiment_by_name(f"sparsity/{cell.scale}")
-    parent = _parents(client, experiment.experiment_id).get(cell.network) if experiment else None
-    if parent is None:
+    if experiment is None:
         raise TrackError(
-            f"the MLflow store {store()} has no run for {cell.network} at scale "
-            f"{cell.scale}; run `workbench track-init --scale {cell.scale}`, or give "
-            "--no-track and mirror the records later with `workbench track`"
+            f"the MLflow store {store()} has no experiment sparsity/{cell.scale}; run `workbench "
+            f"track-init --scale {cell.scale}`, or give --no-track and mirror the records later "
+            "with `workbench track`"
         )
-    with mlflow.start_run(
+    parent = _parent(client, experiment.experiment_id, cell.network, lock)
+    run = mlflow.start_run(
         experiment_id=experiment.experiment_id,
         run_name=_name(cell),
         parent_run_id=parent,
         tags=_tags(cell, task, digest),
         log_system_metrics=True,
-    ) as run:
-        mirror = Mirror(run.info.run_id)
+    )
+    mirror = Mirror(run.info.run_id)
+    try:
         yield mirror
-        mirror.flush()
+    except BaseException:
+        with _reported():
+            mlflow.end_run("FAILED")
+        raise
+    mirror.flush()
+    with _reported():
+        mlflow.end_run()
 
 
-def finish(record: Record, path: Path, run_id: str, curve: list[Row] | None = None) -> None:
-    """Send a record's metrics, parameters, data sets and files to a run."""
-    client = _client()
+@contextmanager
+def _reported() -> Iterator[None]:
+    # the files are the truth: a store that fails after the start costs no result
+    try:
+        yield
+    except MlflowException as error:
+        print(f"mlflow: {error}; mend the mirror afterwards with `workbench track`", flush=True)
+
+
+def send(record: Record, path: Path, curve: list[Row] | None = None) -> None:
+    """Send a record's metrics, parameters, data sets and files to the active run."""
+    client, run_id = _client(), mlflow.active_run().info.run_id
     now = int(time.time() * 1000)
     metrics = [Metric(f"eval/{name}", value, now, 0) for name, value in record.metrics.items()]
     metrics += [
@@ -126,12 +145,8 @@ def finish(record: Record, path: Path, run_id: str, curve: list[Row] | None = No
         client.log_batch(run_id, params=params[start : start + 100])
     client.log_batch(run_id, tags=tags)
     for name, sha in record.data.items():
-        data = mlflow.data.meta_dataset.MetaDataset(
-            source=mlflow.data.http_dataset_source.HTTPDatasetSource(f"catalog:{name}"),
-            name=name,
-            digest=sha[:32],
-        )
-        client.log_inputs(run_id, datasets=[mlflow.entities.DatasetInput(data._to_mlflow_entity())])
+        source = HTTPDatasetSource(f"catalog:{name}")
+        mlflow.log_input(MetaDataset(source, name=name, digest=sha[:32]))
     for file in (path, path.parent / "curve.jsonl"):
         if file.exists():
             client.log_artifact(run_id, str(file))
@@ -146,11 +161,13 @@ def mirror_records(paths: list[Path]) -> int:
         tagged = f"tags.record_sha256 = '{sha256(path)}'"
         if client.search_runs([experiment.experiment_id], tagged):
             continue
-        parent = _parent(client, experiment.experiment_id, record.cell.network)
+        lock = path.parents[3] / LOCK
+        parent = _parent(client, experiment.experiment_id, record.cell.network, lock)
         tags = _tags(record.cell, "", record.spec_digest) | {"mlflow.parentRunId": parent}
-        run = client.create_run(experiment.experiment_id, run_name=_name(record.cell), tags=tags)
-        finish(record, path, run.info.run_id, _curve(path.parent / "curve.jsonl"))
-        client.set_terminated(run.info.run_id)
+        with mlflow.start_run(
+            experiment_id=experiment.experiment_id, run_name=_name(record.cell), tags=tags
+        ):
+            send(record, path, _curve(path.parent / "curve.jsonl"))
         mirrored += 1
     return mirrored
 
@@ -164,19 +181,19 @@ def _client() -> mlflow.MlflowClient:
     return mlflow.MlflowClient()
 
 
-def _parents(client: mlflow.MlflowClient, experiment_id: str) -> dict[str, str]:
-    runs = client.search_runs([experiment_id], "tags.role = 'network'", max_results=1000)
-    return {run.data.tags["network"]: run.info.run_id for run in runs}
-
-
-def _parent(client: mlflow.MlflowClient, experiment_id: str, network: str) -> str:
-    known = _parents(client, experiment_id)
-    if network not in known:
+def _parent(client: mlflow.MlflowClient, experiment_id: str, network: str, lock: Path) -> str:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = client.search_runs(
+            [experiment_id], f"tags.role = 'network' and tags.network = '{network}'"
+        )
+        if found:
+            return found[0].info.run_id
         tags = {"network": network, "role": "network"}
         run = client.create_run(experiment_id, run_name=network, tags=tags)
         client.set_terminated(run.info.run_id)
-        known[network] = run.info.run_id
-    return known[network]
+        return run.info.run_id
 
 
 def _name(cell: Cell) -> str:

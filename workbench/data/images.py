@@ -46,9 +46,9 @@ class Parquet:
     """Encoded images and labels of a parquet file, kept in memory as bytes."""
 
     def __init__(self, path: Path, limit: int | None = None):
-        """Read columns `image` (bytes) and `label`."""
+        """Read columns `image` (bytes) and `label`; `limit` rows are taken evenly over the file."""
         table = parquet.read_table(path, columns=["image", "label"])
-        table = table.slice(0, limit or len(table))
+        table = table.take(_evenly(len(table), limit))
         self.images = [value["bytes"] for value in table["image"].to_pylist()]
         self.labels = table["label"].to_pylist()
 
@@ -65,9 +65,10 @@ class Folder:
     """A folder per class, as ImageNet is kept."""
 
     def __init__(self, path: Path, limit: int | None = None):
-        """List the files; they are decoded when asked for."""
+        """List the files, `limit` of them evenly over the classes; decoded when asked for."""
         self.folder = ImageFolder(str(path))
-        self.samples = self.folder.samples[:limit]
+        samples = self.folder.samples
+        self.samples = [samples[index] for index in _evenly(len(samples), limit)]
         self.labels = [label for _, label in self.samples]
 
     def __len__(self) -> int:
@@ -78,6 +79,11 @@ class Folder:
         """The decoded image and its label."""
         path, label = self.samples[index]
         return self.folder.loader(path), label
+
+
+def _evenly(count: int, limit: int | None) -> list[int]:
+    kept = min(limit or count, count)
+    return [index * count // kept for index in range(kept)]
 
 
 def open_images(source: Source, role: str, size: int, limit: int | None = None) -> Images:

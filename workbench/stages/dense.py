@@ -32,7 +32,7 @@ def run(work: Work) -> Record:
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
     work.write_curve(trained.rows)
     record = work.finish(work.spec.last_phase, trained.task, None, {})
-    work.resume.remove()
+    work.forget_resume()
     return record
 
 
@@ -68,5 +68,6 @@ def _train_phase(work: Work, name: str, model: nn.Module, task: Task, masks: Mas
         hold=(lambda held, optimizer: hold(masks, held, optimizer)) if masks else None,
     )
     rows = train(model, task, name, work.spec.phases[name], run)
-    work.resume.finish(name, state(model), rows)
+    if work.accelerator.is_main_process:
+        work.resume.finish(name, state(model), rows)
     return rows

@@ -16,5 +16,5 @@ def run(work: Work) -> Record:
     work.judge(phase, model, task)
     layers = [{**row, "reason": reasons.get(row["layer"], "")} for row in layer_sparsity(model)]
     work.write("pruned.safetensors", state(model))
-    masks.save(work.out / "masks.safetensors")
+    work.write_masks(masks)
     return work.finish(phase, task, masks, {"summary": summary(model), "layers": layers})

@@ -11,9 +11,9 @@ def run(work: Work) -> Record:
     trained = train_phases(work, work.spec.repeated, work.weights(), work.masks())
     trained.masks.verify(trained.model)
     work.write("final.safetensors", state(trained.model))
-    trained.masks.save(work.out / "masks.safetensors")
+    work.write_masks(trained.masks)
     work.write_curve(trained.rows)
     rows = {"summary": summary(trained.model)}
     record = work.finish(work.spec.last_phase, trained.task, trained.masks, rows)
-    work.resume.remove()
+    work.forget_resume()
     return record

@@ -64,12 +64,20 @@ class Work:
         precision = {"fp32": "no"}.get(self.spec.precision, self.spec.precision)
         if precision == "fp16" and not torch.cuda.is_available():
             raise StageError("precision fp16 needs a GPU; on a CPU use the smoke scale, or bf16")
-        return Accelerator(mixed_precision=precision)
+        return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
     @cached_property
     def resume(self) -> Resume:
         """What an interrupted attempt left."""
+        if self.accelerator.is_main_process:
+            Resume(self.out, self.digest)  # clears what another spec left
+        self.accelerator.wait_for_everyone()
         return Resume(self.out, self.digest)
+
+    def forget_resume(self) -> None:
+        """Remove what an interrupted attempt would need: the outputs are complete."""
+        if self.accelerator.is_main_process:
+            self.resume.remove()
 
     def task(self, phase: str) -> Task:
         """The task of a phase over its data."""
@@ -110,27 +118,36 @@ class Work:
         model.train()
 
     def judge(self, phase: str, model: nn.Module, task: Task) -> None:
-        """Evaluate on held-out data and keep the metrics under the phase's name."""
-        with self.judging(model):
-            found = task.evaluate(model, self.accelerator.device)
-        found["chance"] = task.chance()
-        self.metrics |= {f"{phase}/{name}": float(value) for name, value in found.items()}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        print(f"{self.cell.stage} {phase}: {shown}", flush=True)
+        """Evaluate on held-out data, in the main process, and keep the metrics."""
+        if self.accelerator.is_main_process:
+            with self.judging(model):
+                found = task.evaluate(model, self.accelerator.device)
+            found["chance"] = task.chance()
+            self.metrics |= {f"{phase}/{name}": float(value) for name, value in found.items()}
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+            print(f"{self.cell.stage} {phase}: {shown}", flush=True)
+        self.accelerator.wait_for_everyone()
 
     def write(self, name: str, weights: Weights) -> None:
-        """Write a weights file into the out folder."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {key: value.cpu().contiguous() for key, value in weights.items()}, self.out / name
-        )
+        """Write a weights file into the out folder, in the main process."""
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            whole = {key: value.cpu().contiguous() for key, value in weights.items()}
+            save_file(whole, self.out / name)
 
     def write_curve(self, rows: list[Row]) -> None:
-        """Write the logged rows of all phases."""
-        write_text(self.out / "curve.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        """Write the logged rows of all phases, in the main process."""
+        if self.accelerator.is_main_process:
+            write_text(self.out / "curve.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_masks(self, masks: sparsity.Masks) -> None:
+        """Write the masks that later stages keep, in the main process."""
+        if self.accelerator.is_main_process:
+            masks.save(self.out / "masks.safetensors")
 
     def finish(self, phase: str, task: Task, masks: sparsity.Masks | None, rows: Any) -> Record:
         """The record, once all outputs are written; `phase` gives the primary metric."""
+        self.accelerator.wait_for_everyone()
         names = dag.OUTPUTS[self.cell.stage]
         inputs = dag.upstream(self.cell).values()
         devices = provenance.versions() | {"device": _device_name(self.accelerator.device)}

@@ -44,11 +44,12 @@ class Progress:
     rows: list[Row]
     waiting: list[tuple[int, float, Tensor]] = field(default_factory=list)
 
-    def flush(self) -> list[Row]:
-        """Fetch the waiting losses; the first that is not finite ends the training."""
+    def flush(self, accelerator: Accelerator) -> list[Row]:
+        """Fetch the waiting losses, means over processes; one that is not finite ends all."""
         if not self.waiting:
             return []
-        losses = torch.stack([loss for _, _, loss in self.waiting]).float().cpu()
+        losses = torch.stack([loss for _, _, loss in self.waiting]).float()
+        losses = accelerator.reduce(losses, "mean").cpu()
         for (step, rate, _), loss in zip(self.waiting, losses.tolist(), strict=True):
             if loss != loss or loss in (float("inf"), float("-inf")):
                 raise TrainingError(
@@ -68,7 +69,8 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     accelerator, spec = run.accelerator, phase.train
     length = steps(spec.length, task.steps_per_epoch)
     optimizer = optimizers.build(model, spec.optimizer)
-    torch.manual_seed(seed_for(run.seed, "dropout", name))
+    rank = [accelerator.process_index] if accelerator.process_index else []
+    torch.manual_seed(seed_for(run.seed, "dropout", name, *rank))
     wrapped, prepared = accelerator.prepare(model, optimizer)
     held = run.hold(model, prepared) if run.hold else None
     start, carry = _restored(run, name, model, optimizer)
@@ -102,7 +104,7 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
         prepared.zero_grad()
         progress.waiting.append((step, rate, loss.detach()))
         if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
-            fresh = progress.flush()
+            fresh = progress.flush(accelerator)
             bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
             run.log(name, fresh)
             if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:

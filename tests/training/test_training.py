@@ -1,0 +1,94 @@
+"""Training: rates of every schedule by hand, optimizers' groups, non-finite losses, processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from workbench.spec import Optimizer, Schedule, Train
+from workbench.training import optim
+from workbench.training.loop import Progress, TrainingError
+from workbench.training.schedule import learning_rate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(schedule: Schedule, batch: int = 256) -> Train:
+    rate = Optimizer(name="sgd", lr=0.1, lr_batch=256, momentum=0.9)
+    return Train(length="90ep", batch=batch, optimizer=rate, schedule=schedule)
+
+
+def rates(schedule: Schedule, *wanted: int) -> list[float]:
+    return [learning_rate(train(schedule), step, 90, 1) for step in wanted]
+
+
+def test_steps_fall_at_their_milestones() -> None:
+    schedule = Schedule(shape="step", milestones=(1 / 3, 2 / 3), factor=0.1)
+    assert rates(schedule, 0, 29, 30, 59, 60) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_warm_up_rises_linearly_to_the_peak() -> None:
+    schedule = Schedule(shape="constant", warmup="10it")
+    assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.01, 0.05, 0.1, 0.1])
+
+
+def test_cosine_and_linear_reach_zero_and_inverse_sqrt_falls() -> None:
+    assert rates(Schedule(shape="cosine"), 0, 45, 90) == pytest.approx([0.1, 0.05, 0.0])
+    assert rates(Schedule(shape="linear"), 0, 45, 90) == pytest.approx([0.1, 0.05, 0.0])
+    schedule = Schedule(shape="inverse_sqrt", warmup="10it")
+    assert rates(schedule, 9, 39) == pytest.approx([0.1, 0.05])  # sqrt(10 / 40) = 1 / 2
+
+
+def test_the_rate_scales_with_the_batch() -> None:
+    assert learning_rate(train(Schedule(), batch=32), 0, 90, 1) == pytest.approx(0.0125)
+
+
+def test_norms_and_biases_decay_only_when_asked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    spec = Optimizer(name="adamw", lr=1e-3, weight_decay=0.01, decay_norms=False)
+    groups = optim.build(model, spec).param_groups
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.01), (3, 0.0)]
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    progress = Progress("train", [])
+    for step, loss in enumerate([1.0, 2.0, float("nan"), 1.0]):
+        progress.waiting.append((step, 0.1, torch.tensor(loss)))
+    with pytest.raises(TrainingError, match="phase train: loss is nan at step 2 .*lr 0.1"):
+        progress.flush(Accelerator(cpu=True))
+
+
+def test_the_logged_loss_is_the_mean_of_its_steps() -> None:
+    progress = Progress("train", [], [(5, 0.1, torch.tensor(1.0)), (6, 0.2, torch.tensor(2.0))])
+    alone = SimpleNamespace(reduce=lambda losses, kind: losses)
+    assert progress.flush(alone) == [{"phase": "train", "step": 6, "lr": 0.2, "loss": 1.5}]
+
+
+def test_two_processes_train_as_one(experiments: Path, tmp_path: Path) -> None:
+    folder = experiments.parent
+    for name in ("workbench", "pyproject.toml"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+    network = folder / "experiments/networks/transformer_xl.yaml"
+    network.write_text(network.read_text().replace("dropout: 0.1", "dropout: 0.0"))
+    curves = []
+    for launcher in (["-m"], ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"]):
+        subprocess.run(
+            [sys.executable, *launcher, "workbench.cli", "dense", "transformer_xl", "--no-track"],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+        )
+        out = folder / "results/smoke/transformer_xl/seed0/dense/dense"
+        rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+        curves.append([row["loss"] for row in rows])
+        assert (out / "record.json").exists()
+        subprocess.run(["rm", "-r", str(folder / "results")], check=True)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
