@@ -24,10 +24,11 @@ lint: $(STAMP)
 
 $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)) and "this needs Python 3.11 to 3.13; give one with make PYTHON=...")'
-	@echo "Installing into $(VENV), once: about 3.5 GB to download, 7 GB on disk, one to three minutes."
+	@echo "Installing into $(VENV), once: about 3.5 GB to download, 7 GB on disk, a few minutes."
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@$(VENV)/bin/uv pip install --compile-bytecode --require-hashes --python $(VENV)/bin/python -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv 2> $(VENV)/install.log || { cat $(VENV)/install.log; exit 1; }
+	@$(VENV)/bin/uv pip install --quiet --compile-bytecode --require-hashes --python $(VENV)/bin/python -r requirements.lock & \
+	  job=$$!; while kill -0 $$job 2> /dev/null; do printf .; sleep 2; done; echo; wait $$job
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
 	@touch $@
 

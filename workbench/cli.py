@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from workbench import dag, resolve
-from workbench.record import Cell, RecordError, read
+from workbench.record import Cell, RecordError
 from workbench.spec import STAGES
 
 
@@ -97,12 +97,13 @@ def _run(arguments: argparse.Namespace) -> None:
     wanted = dag.study_cells(
         arguments.study, arguments.scale, [arguments.network], [arguments.seed]
     )
-    for cell in dict.fromkeys(step for end in wanted for step in dag.chain(end)):
-        path = Path(dag.record_path(cell))
-        if path.exists() and dag.is_current(read(path), Path(dag.RESULTS)):
-            print(f"{path}: is current", flush=True)
-        else:
+    cells = list(dict.fromkeys(step for end in wanted for step in dag.chain(end)))
+    due = dag.due(cells, Path(dag.RESULTS))
+    for cell in cells:
+        if cell in due:
             _run_cell(cell, arguments)
+        else:
+            print(f"{dag.record_path(cell)}: is current", flush=True)
 
 
 def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:

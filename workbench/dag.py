@@ -208,6 +208,21 @@ def is_current(record: Record, root: Path) -> bool:
     return all(_is_still_made(record, path, root) for path in upstream(cell).values())
 
 
+def due(cells: list[Cell], root: Path) -> set[Cell]:
+    """The cells that have to run: those without a current record, and the makers of absent files.
+
+    Records travel without weights, so a stage may be done and yet have to run again for the next.
+    """
+    found, absent = set(), set()
+    for cell in reversed(cells):
+        path = root / cell.folder / "record.json"
+        if cell in absent or not path.exists() or not is_current(read(path), root):
+            found.add(cell)
+            needs = {path.parent for path in upstream(cell).values() if not (root / path).exists()}
+            absent |= {maker for maker in cells if maker.folder in needs}
+    return found
+
+
 def _is_still_made(record: Record, path: Path, root: Path) -> bool:
     maker_path = root / path.parent / "record.json"
     if str(path) not in record.inputs or not maker_path.exists():
