@@ -25,8 +25,10 @@ def numbers(columns: Columns, scale: str, network: str, frame: pd.DataFrame) -> 
     row |= _described(spec, own, metric) | {"higher_is_better": higher}
     for key, column in columns.items():
         row |= _measured(key, column, columns[base], own, (metric, higher))
+    control = controls(columns, network, scale)
     for key in sparse(columns, network, scale):
         row |= _judged(key, columns, own, (metric, higher))
+        row |= _controlled(key, control, columns, own, (metric, higher))
     row |= {f"talk_{name}": value for name, value in talk.printed(spec.talk).items()}
     return row
 
@@ -44,6 +46,12 @@ def sparse(columns: Columns, network: str, scale: str) -> list[str]:
         if column["stage"] == "retrain"
         and dag.spec_of(network, column["treatment"], scale).treatment.pattern["kind"] != "none"
     ]
+
+
+def controls(columns: Columns, network: str, scale: str) -> list[str]:
+    """The columns that hold a network retrained without a pattern: equal compute, no zeros."""
+    retrained = [key for key, column in columns.items() if column["stage"] == "retrain"]
+    return [key for key in retrained if key not in sparse(columns, network, scale)]
 
 
 def primary_of(frame: pd.DataFrame, column: dict[str, str]) -> tuple[str, bool] | None:
@@ -123,6 +131,23 @@ def _judged(key: str, columns: Columns, own: pd.DataFrame, row: tuple[str, bool]
         f"{key}_spread": spread,
         f"{key}_verdict": word,
     }
+
+
+def _controlled(
+    key: str, control: list[str], columns: Columns, own: pd.DataFrame, row: tuple[str, bool]
+) -> dict[str, Any]:
+    metric, higher = row
+    found: dict[str, Any] = {}
+    for name in control:
+        theirs = values(own, columns[name], metric)
+        gained = gains(values(own, columns[key], metric), theirs, higher)
+        spread, word = verdict(theirs, gained)
+        found |= {
+            f"{key}_against_{name}": gained.mean(),
+            f"{key}_against_{name}_spread": spread,
+            f"{key}_against_{name}_verdict": word,
+        }
+    return found
 
 
 def _recovered(base: dict[str, str], column: dict[str, str], own: pd.DataFrame) -> float:

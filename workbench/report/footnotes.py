@@ -59,9 +59,10 @@ class Notes:
             "the last step.",
             "Recovered: (retrained − pruned) / (dense − pruned), in the metric that the pruned "
             "network is judged by, at the phase that retraining starts from.",
-            "Verdict on the sparse network: `within spread` if its mean difference to dense is at "
-            "most the run-to-run spread, the larger of the range of dense over seeds and the range "
-            "of the paired differences. One seed has no spread.",
+            "Against dense, the sparse network's verdict: `within spread` if its mean difference "
+            "is at most the run-to-run spread, the larger of the range of dense over seeds and the "
+            "range of the paired differences. At equal compute: the same against the dense network "
+            "that was trained a second full schedule, as the sparse one was.",
         ]
         if slides:
             self._plain.append(

@@ -75,7 +75,8 @@ def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
         "Chance",
         *(column_title(key) for key in columns),
         *(f"Recovered{name}" for name in names),
-        *(f"Verdict{name}" for name in names),
+        *(f"Against dense{name}" for name in names),
+        *(f"At equal compute{name}" for name in names),
         "Talk dense",
         "Talk sparse FP16",
         "Talk sparse INT8",
@@ -94,7 +95,8 @@ def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -
         Text(number(row["chance"], metric)),
         *(_measured(row, key, marks[key]) for key in columns),
         *(Text(_share(row[f"{key}_recovered"])) for key in judged),
-        *(Text(_verdict(row, key)) for key in judged),
+        *(Text(_verdict(row, f"{key}_difference", f"{key}_verdict")) for key in judged),
+        *(Text(_controlled(row, key)) for key in judged),
         *_talk(row),
         Text(_seeds(row, columns)),
     ]
@@ -143,8 +145,19 @@ def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
 
 
-def _verdict(row: dict[str, Any], key: str) -> str:
-    word = row[f"{key}_verdict"]
+def _controlled(row: dict[str, Any], key: str) -> str:
+    names = [
+        name.removesuffix("_verdict")
+        for name in row
+        if name.startswith(f"{key}_against_") and name.endswith("_verdict")
+    ]
+    return "; ".join(_verdict(row, name, f"{name}_verdict") for name in names) or DASH
+
+
+def _verdict(row: dict[str, Any], difference: str, verdict: str) -> str:
+    word = row[verdict]
     if word in ("better", "worse"):
-        return f"{word} by {number(abs(row[f'{key}_difference']), row['metric'])}"
-    return {"": DASH, "one seed": "one seed: no spread"}.get(word, word)
+        return f"{word} by {number(abs(row[difference]), row['metric'])}"
+    if word == "one seed":
+        return f"{signed(row[difference], row['metric'])} (one seed)"
+    return word or DASH
