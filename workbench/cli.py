@@ -167,8 +167,11 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _validate(_: argparse.Namespace) -> None:
+    from workbench.report import talk
+
     count = 0
     for network in resolve.names("networks"):
+        talk.printed(dag.spec_of(network, "dense", "full").talk)
         for treatment in resolve.names("treatments"):
             for scale in resolve.names("scales"):
                 for stage in STAGES:

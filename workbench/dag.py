@@ -53,7 +53,10 @@ def upstream(cell: Cell) -> dict[str, Path]:
     if cell.stage == "dense":
         return {}
     if cell.stage == "prune":
-        return {"weights": _at(cell, "dense", "dense") / "prune_point.safetensors"}
+        dense, spec = _at(cell, "dense", "dense"), spec_of(cell.network, cell.treatment, cell.scale)
+        later = spec.repeat_from != spec.last_phase  # then the final network is judged pruned too
+        final = {"final": dense / "final.safetensors"} if later else {}
+        return {"weights": dense / "prune_point.safetensors", **final}
     if cell.stage == "retrain":
         pruned = _at(cell, cell.treatment, "prune")
         return {

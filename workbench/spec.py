@@ -219,7 +219,10 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
     parts: dict[Stage, dict[str, Any]] = {
         "dense": {"phases": phases, "repeat_from": spec.repeat_from},
-        "prune": {"phases": {spec.repeat_from: seen(spec.repeat_from)}, "treatment": treated},
+        "prune": {
+            "phases": {name: seen(name) for name in (spec.repeat_from, spec.last_phase)},
+            "treatment": treated,
+        },
         "retrain": {"phases": {name: phases[name] for name in spec.repeated}},
         "quantize": {
             "phases": {spec.last_phase: seen(spec.last_phase)},

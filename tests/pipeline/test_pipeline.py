@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,33 @@ def test_a_second_run_has_nothing_to_do_and_takes_seconds(finished: Path) -> Non
     start = time.monotonic()
     assert "Nothing to be done" in snakemake(finished, *CONFIG)
     assert time.monotonic() - start < 20  # the goal is 10 s on an idle machine
+
+
+def test_snakemakes_own_report_holds_tables_and_captions(finished: Path) -> None:
+    snakemake(finished, "--report", "workflow.html", *CONFIG)
+    text = (finished / "workflow.html").read_text()
+    assert "accuracy.csv" in text and "made from the records of its cells alone" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_shows_the_page(finished: Path) -> None:
+    page = finished / "results/smoke/report.html"
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    shown = subprocess.run(
+        [
+            "chromium",
+            *flags.split(),
+            f"--user-data-dir={finished}/.chromium",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    for text in ("plumbing check, not a result", "ResNet-50", "BERT-Large", "Density per layer"):
+        assert text in shown
 
 
 def test_touching_a_file_reruns_nothing(finished: Path) -> None:

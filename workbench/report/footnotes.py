@@ -57,8 +57,8 @@ class Notes:
             f"Signed numbers: difference to {base} in the metric's good direction (positive is "
             "better), paired over seeds. In brackets: range over seeds. Every number is that of "
             "the last step.",
-            "Recovered: (retrained − pruned) / (dense − pruned), in the metric that the pruned "
-            "network is judged by, at the phase that retraining starts from.",
+            "Pruned: before any retraining; where phases follow the prune point, the final dense "
+            "network under the masks. Recovered: (retrained − pruned) / (dense − pruned).",
             "Against dense, the sparse network's verdict: `within spread` if its mean difference "
             "is at most the run-to-run spread, the larger of the range of dense over seeds and the "
             "range of the paired differences. At equal compute: the same against the dense network "

@@ -1,12 +1,17 @@
 """Stage prune: one magnitude pruning of the dense weights, and what it costs before retraining."""
 
 from workbench.record import Record
-from workbench.sparsity import explain, layer_sparsity, prune, summary
+from workbench.sparsity import Masks, explain, layer_sparsity, prune, summary
 from workbench.stages.work import Work, state, take
+from workbench.tasks import Task
 
 
 def run(work: Work) -> Record:
-    """Prune; writes the pruned weights and the masks that retraining keeps."""
+    """Prune; writes the pruned weights and the masks that retraining keeps.
+
+    Where phases follow the prune point, the dense network of the last one is judged under the
+    same masks, so that what pruning costs is told in the metric of the network.
+    """
     phase, treatment = work.spec.repeat_from, work.spec.treatment
     task = work.task(phase)
     model = work.model(phase, task)
@@ -15,6 +20,21 @@ def run(work: Work) -> Record:
     reasons = {layer.name: layer.reason for layer in explain(model, treatment.rule)}
     work.judge(phase, model, task)
     layers = [{**row, "reason": reasons.get(row["layer"], "")} for row in layer_sparsity(model)]
+    rows = {"summary": summary(model), "layers": layers}
     work.write("pruned.safetensors", state(model))
     work.write_masks(masks)
-    return work.finish(phase, task, masks, {"summary": summary(model), "layers": layers})
+    if phase != work.spec.last_phase:
+        task = _judge_last(work, masks)
+    return work.finish(work.spec.last_phase, task, masks, rows)
+
+
+def _judge_last(work: Work, masks: Masks) -> Task:
+    for name in work.spec.repeated[1:]:
+        masks = masks.renamed({"": work.spec.phases[name].prefix})
+    last = work.spec.last_phase
+    task = work.task(last)
+    model = work.model(last, task)
+    take(model, work.weights("final"))
+    masks.fitted_to(model)[0].apply(model)
+    work.judge(last, model, task)
+    return task
