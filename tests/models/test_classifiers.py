@@ -80,7 +80,7 @@ def test_inception_has_torchvisions_names_and_shapes() -> None:
 def test_a_narrow_network_answers_and_learns(name: str) -> None:
     spec = resolve.resolve(name, "2to4", "smoke").spec
     data = spec.phases[spec.last_phase].data
-    size = max(data.image_size, data.minimum_size or 1)  # 64; 96 for inception
+    size = max(data.image_size, data.minimum_size or 1)  # 64; 75 for inception
     model = network_of(spec, 10)
     images = torch.randn(2, 3, size, size, generator=torch.manual_seed(0))
     outputs = model(images)
@@ -103,6 +103,8 @@ def test_width_gives_every_convolution_a_multiple_of_32(name: str) -> None:
 def test_a_photo_too_small_for_inception_is_refused_with_the_least_size() -> None:
     with pytest.raises(ValueError, match="32 x 32 pixels given; at least 75 x 75 .*minimum_size"):
         inception.build(classes=10, width=0.03, depth=0.1)(torch.zeros(2, 3, 32, 32))
+    least = SPECS["inception_v3"].phases["train"].data.minimum_size
+    assert least == inception.MINIMUM_SIZE
 
 
 def test_inceptions_auxiliary_head_is_torchvisions_at_299_pixels() -> None:
@@ -111,7 +113,7 @@ def test_inceptions_auxiliary_head_is_torchvisions_at_299_pixels() -> None:
     theirs.load_state_dict(ours.state_dict())
     features = torch.randn(1, 32, 17, 17, generator=torch.manual_seed(0))  # of 299 pixels
     assert torch.equal(ours(features), theirs(features))
-    assert ours(features[..., :4, :4]).shape == (1, 10)  # of 96
+    assert ours(features[..., :3, :3]).shape == (1, 10)  # of 75
 
 
 def test_a_dilated_network_keeps_an_eighth_of_the_size() -> None:

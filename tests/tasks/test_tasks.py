@@ -49,7 +49,7 @@ def test_an_auxiliary_head_adds_four_tenths_of_its_loss(task_of) -> None:
 
 
 def test_images_are_raised_to_the_least_size_a_network_takes(task_of, edit) -> None:
-    assert task_of("inception_v3", "train").train[(0, 0)][0].shape == (3, 96, 96)  # the scale: 32
+    assert task_of("inception_v3", "train").train[(0, 0)][0].shape == (3, 75, 75)  # the scale: 32
     edit("scales/smoke.yaml", "image_size: 32", "image_size: 128")
     assert task_of("inception_v3", "train").held_out[(0, 0)][0].shape == (3, 128, 128)
 
