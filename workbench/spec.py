@@ -55,10 +55,16 @@ class Model(Section):
 
 
 class Data(Section):
-    """A data set of experiments/data/catalog.yaml and the size in which it is read."""
+    """A data set of experiments/data/catalog.yaml and the size in which it is read.
+
+    `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
+    give, is raised to it. `label_noise` is the share of training labels replaced at random.
+    """
 
     name: str
     image_size: Count | None = None
+    minimum_size: Count | None = None
+    label_noise: Fraction = 0.0
     sequence: Count | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
@@ -72,15 +78,21 @@ class Optimizer(Section):
     lr: Positive
     lr_batch: Count | None = None
     momentum: Fraction = 0.0
+    nesterov: bool = False
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms: bool = True
 
 
 class Schedule(Section):
-    """Learning rate over a phase: warm-up, then a shape whose milestones are fractions."""
+    """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
-    shape: Literal["constant", "step", "cosine", "linear", "inverse_sqrt"] = "constant"
+    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase.
+    """
+
+    shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
+        "constant"
+    )
     milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
     factor: Positive = 0.1
     warmup: Duration = "0it"

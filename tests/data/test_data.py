@@ -82,6 +82,18 @@ def test_an_image_is_augmented_by_its_key_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_noise_replaces_its_share_of_training_labels_alike_in_every_run() -> None:
+    source = open_source("caltech10", NOWHERE)
+    clean = open_images(source, "train", 8)
+    noisy, again = (open_images(source, "train", 8, label_noise=0.5) for _ in range(2))
+    labels = [noisy[(index, 0)][1] for index in range(200)]
+    assert labels == [again[(index, 1)][1] for index in range(200)]
+    wrong = sum(a != b for a, b in zip(labels, clean.read.labels[:200], strict=True))
+    # half are drawn again, a tenth of those right: 90 of 200, three standard deviations are 21
+    assert abs(wrong - 90) < 21
+    assert set(labels) == set(range(10))
+
+
 def test_boxes_lie_inside_their_image_and_flip_with_it() -> None:
     boxes = open_boxes(open_source("bccd_small", NOWHERE), "train", masks=False)
     widths = set()

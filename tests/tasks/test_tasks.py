@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.models.inception import InceptionOutputs
 
 from workbench import dag
 from workbench.tasks import open_task
@@ -38,6 +39,19 @@ def test_top1_of_a_constant_answer_is_the_chance_level(task_of) -> None:
     logits = torch.eye(10)[favourite]
     metrics = task.evaluate(Fixed(lambda x: logits.expand(len(x), 10)), CPU)
     assert metrics["top1"] == pytest.approx(task.chance())
+
+
+def test_an_auxiliary_head_adds_four_tenths_of_its_loss(task_of) -> None:
+    task = task_of("resnet50", "train")
+    outputs = InceptionOutputs(torch.zeros(2, 10), torch.zeros(2, 10))
+    loss, _ = task.loss(Fixed(lambda images: outputs), (None, torch.tensor([1, 2])), None)
+    assert float(loss) == pytest.approx(1.4 * math.log(10))  # Inception v3: weight 0.4
+
+
+def test_images_are_raised_to_the_least_size_a_network_takes(task_of, edit) -> None:
+    assert task_of("inception_v3", "train").train[(0, 0)][0].shape == (3, 75, 75)  # the scale: 32
+    edit("scales/smoke.yaml", "image_size: 32", "image_size: 128")
+    assert task_of("inception_v3", "train").held_out[(0, 0)][0].shape == (3, 128, 128)
 
 
 def test_detecting_the_truth_is_perfect_and_detecting_nothing_is_zero(task_of) -> None:

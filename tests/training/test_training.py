@@ -46,6 +46,11 @@ def test_cosine_and_linear_reach_zero_and_inverse_sqrt_falls() -> None:
     assert rates(schedule, 9, 39) == pytest.approx([0.1, 0.05])  # sqrt(10 / 40) = 1 / 2
 
 
+def test_an_exponential_falls_by_its_factor_over_the_phase() -> None:
+    schedule = Schedule(shape="exponential", factor=0.01)
+    assert rates(schedule, 0, 45, 90) == pytest.approx([0.1, 0.01, 0.001])  # 0.1 x 0.01 ** (1 / 2)
+
+
 def test_the_rate_scales_with_the_batch() -> None:
     assert learning_rate(train(Schedule(), batch=32), 0, 90, 1) == pytest.approx(0.0125)
 
@@ -55,6 +60,12 @@ def test_norms_and_biases_decay_only_when_asked() -> None:
     spec = Optimizer(name="adamw", lr=1e-3, weight_decay=0.01, decay_norms=False)
     groups = optim.build(model, spec).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.01), (3, 0.0)]
+
+
+def test_nesterov_is_as_asked() -> None:
+    for nesterov in (False, True):
+        spec = Optimizer(name="sgd", lr=0.1, momentum=0.9, nesterov=nesterov)
+        assert optim.build(nn.Linear(4, 4), spec).param_groups[0]["nesterov"] is nesterov
 
 
 def test_a_loss_that_is_not_finite_names_its_step() -> None:

@@ -1,6 +1,7 @@
 """Labelled images: parquet files with encoded images, or a folder per class as ImageNet has."""
 
 import io
+import random
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -19,9 +20,20 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Images(Dataset):
     """(image [3, size, size], label) pairs, augmented as the torchvision reference does."""
 
-    def __init__(self, read: "Parquet | Folder", size: int, augment: bool):
-        """Random resized crop and flip in training; resize by 256/224 and centre crop else."""
+    def __init__(
+        self,
+        read: "Parquet | Folder",
+        size: int,
+        augment: bool,
+        label_noise: float = 0.0,
+        classes: int = 0,
+    ):
+        """Random resized crop and flip in training; resize by 256/224 and centre crop else.
+
+        The share `label_noise` of the labels is replaced by any of the `classes`, at random.
+        """
         self.read, self.augment = read, augment
+        self.label_noise, self.classes = label_noise, classes
         if augment:
             geometry = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
         else:
@@ -37,9 +49,14 @@ class Images(Dataset):
         """One image and its label; the key decides the augmentation."""
         index, key = item
         image, label = self.read(index)
+        label = self._with_noise(index, label)
         if self.augment:
             return seeded(key, lambda: self.transform(image)), label
         return self.transform(image), label
+
+    def _with_noise(self, index: int, label: int) -> int:
+        draw = random.Random(index)  # the same wrong label in every epoch, run and seed
+        return draw.randrange(self.classes) if draw.random() < self.label_noise else label
 
 
 class Parquet:
@@ -86,8 +103,10 @@ def _evenly(count: int, limit: int | None) -> list[int]:
     return [index * count // kept for index in range(kept)]
 
 
-def open_images(source: Source, role: str, size: int, limit: int | None = None) -> Images:
+def open_images(
+    source: Source, role: str, size: int, limit: int | None = None, label_noise: float = 0.0
+) -> Images:
     """The training or held-out images of a source, `size` pixels square."""
     path = source.file(role)
     read = Folder(path, limit) if path.is_dir() else Parquet(path, limit)
-    return Images(read, size, augment=role == "train")
+    return Images(read, size, role == "train", label_noise, source.entry["classes"])

@@ -17,7 +17,8 @@ def run(work: Work) -> Record:
     model = work.model(phase, task)
     take(model, work.weights())
     masks = prune(model, treatment.pattern, treatment.rule, treatment.keep_dense)
-    reasons = {layer.name: layer.reason for layer in explain(model, treatment.rule)}
+    explained = explain(model, treatment.rule, treatment.keep_dense)
+    reasons = {layer.name: layer.reason for layer in explained}
     work.judge(phase, model, task)
     layers = [{**row, "reason": reasons.get(row["layer"], "")} for row in layer_sparsity(model)]
     rows = {"summary": summary(model), "layers": layers}

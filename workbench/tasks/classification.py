@@ -13,6 +13,8 @@ from workbench.spec import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 
+AUXILIARY_SHARE = 0.4  # weight of an auxiliary head's loss (Szegedy et al. 2015, Inception v3)
+
 
 class Task(base.Task):
     """Images of one of `classes` kinds."""
@@ -22,8 +24,9 @@ class Task(base.Task):
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Open the training and held-out images."""
         super().__init__(phase, seed, root)
-        size = phase.data.image_size or 224
-        self.train = open_images(self.source, "train", size, phase.data.limit)
+        data = phase.data
+        size = max(data.image_size or 224, data.minimum_size or 1)
+        self.train = open_images(self.source, "train", size, data.limit, data.label_noise)
         self.held_out = open_images(self.source, "held_out", size)
 
     def shape(self) -> dict[str, Any]:
@@ -31,10 +34,15 @@ class Task(base.Task):
         return {"classes": self.source.entry["classes"]}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
-        """Cross-entropy with the spec's label smoothing."""
+        """Cross-entropy with the spec's label smoothing, an auxiliary head's share added."""
         images, labels = batch
-        logits = model(images)
-        return cross_entropy(logits, labels, label_smoothing=self.phase.train.label_smoothing), None
+        outputs = model(images)
+        smoothing = self.phase.train.label_smoothing
+        if isinstance(outputs, Tensor):
+            return cross_entropy(outputs, labels, label_smoothing=smoothing), None
+        loss = cross_entropy(outputs.logits, labels, label_smoothing=smoothing)
+        auxiliary = cross_entropy(outputs.aux_logits, labels, label_smoothing=smoothing)
+        return loss + AUXILIARY_SHARE * auxiliary, None
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Top-1 in percent and the mean cross-entropy."""

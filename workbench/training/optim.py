@@ -17,6 +17,6 @@ def build(model: nn.Module, spec: Optimizer) -> optim.Optimizer:
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
     if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.name]
     return kind(groups, lr=spec.lr, betas=spec.betas)

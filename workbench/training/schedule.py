@@ -20,6 +20,8 @@ def _shape(schedule: Schedule, step: int, length: int, warmup: int) -> float:
     if schedule.shape == "step":
         passed = sum(step >= share * length for share in schedule.milestones)
         return schedule.factor**passed
+    if schedule.shape == "exponential":
+        return schedule.factor**done
     if schedule.shape == "cosine":
         return (1 + math.cos(math.pi * done)) / 2
     if schedule.shape == "linear":
