@@ -22,11 +22,14 @@ standins:
     data: {name: caltech10, image_size: 32, limit: 64}
     train: {length: 40it, batch: 8, precision: fp32, workers: 0}
     eval: {batch: 16, limit: 64}
-  coco:
+  coco: &coco
     model: {args: {frozen_stages: 0, freeze_norms: false}}
     data: {name: bccd_small, image_size: 64, limit: 8}
     train: {length: 22it, batch: 2, precision: fp32, workers: 0, schedule: {warmup: 5%}}
     eval: {batch: 4, limit: 8}
+  coco_masks:
+    <<: *coco
+    data: {name: nuclei_small, image_size: 64, limit: 8}
   wmt16:
     data: {name: tatoeba_small, vocabulary: 512, sequence: 16, limit: 400}
     train: {length: 25it, batch: 8, precision: fp32}

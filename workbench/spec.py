@@ -9,7 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 Stage = Literal["dense", "prune", "retrain", "quantize"]
 TaskName = Literal[
-    "classification", "detection", "translation", "language_model", "question_answering"
+    "classification",
+    "detection",
+    "proposals",
+    "translation",
+    "language_model",
+    "question_answering",
 ]
 STAGES: tuple[Stage, ...] = ("dense", "prune", "retrain", "quantize")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ep|it|%)")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import masks_to_boxes
 
 from workbench import resolve
 from workbench.data.boxes import open_boxes
@@ -104,6 +105,19 @@ def test_boxes_lie_inside_their_image_and_flip_with_it() -> None:
         widths.add(float(target["boxes"][0, 0]))
     assert len(widths) == 2  # flipped or not
     assert Counter(boxes.label_of.values()) == Counter([1, 2, 3])
+
+
+def test_masks_lie_in_their_boxes_and_flip_with_them() -> None:
+    nuclei = open_boxes(open_source("nuclei_small", NOWHERE), "train", masks=True)
+    widths = set()
+    for key in range(8):
+        image, target = nuclei[(0, key)]
+        found = masks_to_boxes(target["masks"])
+        found[:, 2:] += 1  # the last pixel belongs to the box
+        assert torch.equal(found, target["boxes"])
+        assert target["masks"].shape[1:] == image.shape[1:]
+        widths.add(float(target["boxes"][0, 0]))
+    assert len(widths) == 2  # flipped or not
 
 
 def test_bytes_are_split_90_5_5() -> None:

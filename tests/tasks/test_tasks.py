@@ -9,7 +9,9 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from workbench import dag
+from workbench.data.boxes import open_boxes
 from workbench.tasks import open_task
+from workbench.tasks.proposals import average_recall, overlaps
 
 CPU = torch.device("cpu")
 
@@ -73,6 +75,59 @@ def test_detecting_the_truth_is_perfect_and_detecting_nothing_is_zero(task_of) -
     assert task.evaluate(Fixed(perfect), CPU)["box_ap"] == pytest.approx(100)
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}
     assert task.evaluate(Fixed(lambda images: [nothing for _ in images]), CPU)["box_ap"] == 0
+
+
+def test_showing_the_true_masks_is_perfect(task_of) -> None:
+    task = task_of("maskrcnn_rn50_fpn_1x", "detect")
+    assert "masks" in task.train[(0, 0)][1]
+    truth = open_boxes(task.source, "held_out", masks=True)
+    shown = iter(range(len(task.held_out)))
+
+    def perfect(images):
+        found = [truth[(next(shown), 0)][1] for _ in images]
+        return [
+            {
+                "boxes": t["boxes"],
+                "labels": t["labels"],
+                "scores": torch.ones(len(t["labels"])),
+                "masks": t["masks"][:, None].float(),
+            }
+            for t in found
+        ]
+
+    metrics = task.evaluate(Fixed(perfect), CPU)
+    assert metrics["mask_ap"] == metrics["box_ap"] == pytest.approx(100)
+
+
+def test_a_proposal_stands_for_one_box_and_the_best_pair_goes_first() -> None:
+    truth = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 8]])
+    proposals = torch.tensor([[20.0, 0, 30, 5], [0, 0, 10, 10]])
+    covered = overlaps(proposals, truth)
+    # the second proposal is the first box; it overlaps the third by 0.8, but is taken
+    assert covered.tolist() == [1.0, 0.5, 0.0]
+    # IoU 1 passes all ten thresholds, 0.5 the lowest, 0 none: 11 of 30
+    assert average_recall(covered) == pytest.approx(100 * 11 / 30)
+    assert overlaps(torch.zeros(0, 4), truth).tolist() == [0.0, 0.0, 0.0]
+    assert overlaps(proposals, torch.zeros(0, 4)).tolist() == []
+
+
+def test_proposing_the_truth_is_perfect_and_only_the_first_count(task_of) -> None:
+    task = task_of("rpn_rn50_fpn_1x", "detect")
+    photos = range(len(task.held_out))
+    wrong = torch.tensor([[0.0, 0, 1, 1]])
+
+    def proposing(before: int) -> Fixed:
+        shown = iter([task.held_out[(index, 0)][1]["boxes"] for index in photos])
+        return Fixed(
+            lambda images: [
+                {"boxes": torch.cat([wrong.repeat(before, 1), next(shown)])} for _ in images
+            ]
+        )
+
+    assert task.metric == "ar100"
+    assert task.evaluate(proposing(0), CPU) == {"ar100": pytest.approx(100), "ar1000": 100}
+    late = task.evaluate(proposing(100), CPU)
+    assert late == {"ar100": 0.0, "ar1000": pytest.approx(100)}
 
 
 def test_uniform_guesses_cost_log2_of_the_alphabet(task_of) -> None:

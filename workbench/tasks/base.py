@@ -1,4 +1,4 @@
-"""The seam between training and tasks: one small base class, five implementations."""
+"""The seam between training and tasks: one small base class and its implementations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

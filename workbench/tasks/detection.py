@@ -1,5 +1,6 @@
 """Object detection and instance segmentation: the model's own losses, COCO average precision."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,10 @@ class Task(base.Task):
         """Box and mask AP in percent, averaged over IoU 0.50:0.95, and at 0.50."""
         boxes: list[Result] = []
         masks: list[Result] = []
-        for images, targets in self.held_out_batches():
-            outputs = model(moved(images, device))
-            for output, target in zip(outputs, targets, strict=True):
-                boxes += self._found(int(target["image_id"]), output)
-                if "masks" in output:
-                    masks += self._found(int(target["image_id"]), output, with_masks=True)
+        for image_id, output in self.outputs(model, device):
+            boxes += self._found(image_id, output)
+            if "masks" in output:
+                masks += self._found(image_id, output, with_masks=True)
         metrics = _named("box", self._average_precision(boxes, "bbox"))
         if masks:
             metrics |= _named("mask", self._average_precision(masks, "segm"))
@@ -70,6 +69,14 @@ class Task(base.Task):
     def chance(self) -> float:
         """Detecting nothing has an average precision of zero."""
         return 0.0
+
+    def outputs(
+        self, model: nn.Module, device: torch.device
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """What the model says of each held-out photo, with the photo's id."""
+        for images, targets in self.held_out_batches():
+            for target, output in zip(targets, model(moved(images, device)), strict=True):
+                yield int(target["image_id"]), output
 
     def _found(self, image_id: int, output: dict[str, Tensor], with_masks: bool = False) -> list:
         category_of = {label: category for category, label in self.held_out.label_of.items()}
