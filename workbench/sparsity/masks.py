@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workbench.sparsity.names import refuse_unknown
 
-_FORMAT = "workbench-masks-1"
+_FORMAT = "workbench-masks-2"
 
 
 class Masks(Mapping[str, Tensor]):
@@ -129,31 +129,32 @@ class Masks(Mapping[str, Tensor]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: 1 bit per weight; pattern, rule, shapes, digest as header."""
         header = {
-            "format": _FORMAT,
-            "pattern": json.dumps(self.pattern),
+            "pattern": self.pattern,
             "rule": self.rule,
-            "shapes": json.dumps({name: list(mask.shape) for name, mask in self.items()}),
+            "shapes": {name: list(mask.shape) for name, mask in self.items()},
             "digest": self.digest(),
         }
-        save_file({name: _pack(mask) for name, mask in self.items()}, Path(path), metadata=header)
+        # one entry: safetensors writes several in an order that changes from run to run
+        metadata = {_FORMAT: json.dumps(header)}
+        save_file({name: _pack(mask) for name, mask in self.items()}, Path(path), metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Masks":
         """The masks written by `save`, on the CPU; a damaged or foreign file is refused."""
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
+                metadata = file.metadata() or {}
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-        if header.get("format") != _FORMAT:
+        if _FORMAT not in metadata:
             raise ValueError(
-                f"{path}: format {header.get('format')!r} given; only mask files written by "
-                f"Masks.save ({_FORMAT}) are allowed"
+                f"{path}: header has {sorted(metadata)}; only mask files written by Masks.save "
+                f"({_FORMAT}) are allowed"
             )
-        shapes = json.loads(header["shapes"])
-        unpacked = {name: _unpack(packed[name], shape) for name, shape in shapes.items()}
-        masks = cls(unpacked, json.loads(header["pattern"]), header["rule"])
+        header = json.loads(metadata[_FORMAT])
+        unpacked = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
+        masks = cls(unpacked, header["pattern"], header["rule"])
         if masks.digest() != header["digest"]:
             raise ValueError(f"{path}: the masks do not match their digest; write the file again")
         return masks
