@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from workbench.spec import Section
 
@@ -38,8 +38,6 @@ class File(Section):
 
 class Record(Section):
     """Numbers, and all that is needed to judge them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     cell: Cell
     metrics: dict[str, float]

@@ -125,3 +125,10 @@ def test_a_damaged_record_is_named(dense_of) -> None:
     shutil.rmtree(path.parent)
     with pytest.raises(RecordError, match="no such record"):
         read(path)
+
+
+def test_weights_of_another_shape_are_refused(work_of, edit, dense_of) -> None:
+    dense_of("resnet50")
+    edit("scales/smoke.yaml", "depth: 0.0625", "depth: 0.5")
+    with pytest.raises(StageError, match="weights are of another network .*from dense on again"):
+        stages.run(work_of("resnet50", "2to4", "prune"))

@@ -6,7 +6,7 @@ from torch import nn
 
 from workbench.record import Record
 from workbench.sparsity import Masks, hold
-from workbench.stages.work import Weights, Work, state, take
+from workbench.stages.work import Weights, Work, load, state, take
 from workbench.tasks import Task
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row
@@ -44,7 +44,9 @@ def train_phases(work: Work, phases: list[str], start: Weights | None, masks: Ma
         prefix = work.spec.phases[name].prefix if number else ""
         task = work.task(name)
         model = work.model(name, task)
-        if start is not None:
+        if start is not None and not number:
+            load(model, start)
+        elif start is not None:
             work.notes[f"{name}/left_out"] = take(model, start, prefix)
         masks, dropped = masks.renamed({"": prefix}).fitted_to(model)
         work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
@@ -57,7 +59,7 @@ def train_phases(work: Work, phases: list[str], start: Weights | None, masks: Ma
 def _train_phase(work: Work, name: str, model: nn.Module, task: Task, masks: Masks) -> list[Row]:
     finished = work.resume.finished(name)
     if finished is not None:
-        take(model, finished)
+        load(model, finished)
         return work.resume.curve(name)
     run = Run(
         accelerator=work.accelerator,

@@ -2,7 +2,7 @@
 
 from workbench.record import Record
 from workbench.sparsity import Masks, explain, layer_sparsity, prune, summary
-from workbench.stages.work import Work, state, take
+from workbench.stages.work import Work, load, state
 from workbench.tasks import Task
 
 
@@ -15,7 +15,7 @@ def run(work: Work) -> Record:
     phase, treatment = work.spec.repeat_from, work.spec.treatment
     task = work.task(phase)
     model = work.model(phase, task)
-    take(model, work.weights())
+    load(model, work.weights())
     masks = prune(model, treatment.pattern, treatment.rule, treatment.keep_dense)
     explained = explain(model, treatment.rule, treatment.keep_dense)
     reasons = {layer.name: layer.reason for layer in explained}
@@ -35,7 +35,7 @@ def _judge_last(work: Work, masks: Masks) -> Task:
     last = work.spec.last_phase
     task = work.task(last)
     model = work.model(last, task)
-    take(model, work.weights("final"))
+    load(model, work.weights("final"))
     masks.fitted_to(model)[0].apply(model)
     work.judge(last, model, task)
     return task

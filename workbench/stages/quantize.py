@@ -3,7 +3,7 @@
 from workbench import quant
 from workbench.record import Record
 from workbench.stages.dense import NO_MASKS
-from workbench.stages.work import Work, take
+from workbench.stages.work import Work, load
 from workbench.tasks.base import moved
 
 
@@ -12,7 +12,7 @@ def run(work: Work) -> Record:
     phase = work.spec.last_phase
     task = work.task(phase)
     model = work.model(phase, task)
-    take(model, work.weights())
+    load(model, work.weights())
     masks = work.masks() or NO_MASKS
     masks.verify(model)
     with work.judging(model):

@@ -190,6 +190,16 @@ def state(model: nn.Module) -> Weights:
     return kept
 
 
+def load(model: nn.Module, weights: Weights) -> None:
+    """Load the weights of this very network; weights of another are refused."""
+    left_out = take(model, weights)
+    if names := [name for kind in left_out.values() for name in kind]:
+        raise StageError(
+            f"the weights are of another network ({', '.join(names[:3])}: absent or of another "
+            "shape); run the stages from dense on again"
+        )
+
+
 def take(model: nn.Module, weights: Weights, prefix: str = "") -> dict[str, list[str]]:
     """Load the weights that the model has under `prefix`; what was left out, by name."""
     own = model.state_dict()
