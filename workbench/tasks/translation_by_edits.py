@@ -98,7 +98,8 @@ class Task(translation.Task):
 
     def _frequent(self, guess: "Constant") -> "Constant":
         """The best constant decisions where the words are written by `guess`."""
-        counts = {kind: torch.ones_like(logits) for kind, logits in guess.logits.items()}
+        # one decision is spread over all kinds, so that none is impossible
+        counts = {kind: torch.full_like(o, 1 / len(o)) for kind, o in guess.logits.items()}
         batches = held_out_loader(self.train, self.phase.eval.batch, CHANCE_PAIRS, self.collate)
         for batch in batches:
             made = decide(guess, batch["part"], batch["target"], PADDING, UNKNOWN)
