@@ -16,6 +16,15 @@ validate(config, "experiments/config.schema.yaml")
 report: "experiments/report/workflow.rst"
 
 
+# stages fork from one process that has loaded the libraries (6 s of CPU time each otherwise)
+shell.prefix(f"export WORKBENCH_SERVER={dag.SERVER}; ")
+
+
+onstart:
+    if config["preload"]:
+        shell("mkdir -p logs; workbench serve $PPID > logs/serve.log 2>&1 &")
+
+
 # only for `snakemake --sdm apptainer`; without it every rule runs in the active environment
 container: "docker://python:3.11-bookworm"
 
@@ -69,8 +78,6 @@ rule dense:
         record="results/{scale}/{network}/seed{seed}/dense/dense/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/dense/dense.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/dense/dense.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -92,8 +99,6 @@ rule prune:
         record="results/{scale}/{network}/seed{seed}/{treatment}/prune/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/prune.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/prune.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -115,8 +120,6 @@ rule retrain:
         record="results/{scale}/{network}/seed{seed}/{treatment}/retrain/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/retrain.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/retrain.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -138,8 +141,6 @@ rule quantize:
         record="results/{scale}/{network}/seed{seed}/{treatment}/quantize/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/quantize.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/quantize.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),

@@ -6,18 +6,30 @@ import os
 import sys
 from pathlib import Path
 
-from workbench import dag, resolve
+from workbench import dag, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.spec import STAGES
 
 
 def main() -> None:
-    """Run a subcommand; an error of the user's ends with one line and exit status 1."""
-    arguments = _parser().parse_args()
+    """Run a subcommand, a stage in the server of WORKBENCH_SERVER where one answers."""
+    given = sys.argv[1:]
+    address = os.environ.get("WORKBENCH_SERVER")
+    status = None
+    if address and given and given[0] in STAGES:
+        status = serve.ask(Path(address), given)
+    sys.exit(run(given) if status is None else status)
+
+
+def run(given: list[str]) -> int:
+    """The exit status of a subcommand; an error of the user's is one line and status 1."""
+    arguments = _parser().parse_args(given)
     try:
         arguments.run(arguments)
     except _errors() as error:
-        sys.exit(f"workbench {arguments.command}: {error}")
+        print(f"workbench {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--threads", type=int, default=1, help="CPU threads")
     added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
+    added = command("serve", _serve, "fork stages for the process PARENT, libraries loaded once")
+    added.add_argument("parent", type=int, help="the pipeline's process; the server ends with it")
     added = command("show", _show, "the resolved spec of a network, each value with its file")
     added.add_argument("network")
     added.add_argument("--treatment", default="2to4")
@@ -69,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    loaded = [resolve.SpecError, RecordError, dag.ConfigError]
+    loaded = [resolve.SpecError, RecordError, dag.ConfigError, serve.ServeError]
     for module, names in (
         ("workbench.data.source", ("DataError",)),
         ("workbench.stages.work", ("StageError",)),
@@ -131,6 +145,13 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
         record = stages.run(work).model_copy(update={"mlflow_run_id": mirror.run_id})
         record.write(path)
         mirror.finish(record, path)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    address = os.environ.get("WORKBENCH_SERVER")
+    if not address:
+        raise serve.ServeError("WORKBENCH_SERVER is not set; give the path of the socket to make")
+    serve.serve(Path(address), arguments.parent, run)
 
 
 def _show(arguments: argparse.Namespace) -> None:

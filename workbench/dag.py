@@ -11,6 +11,7 @@ from workbench.record import Cell, Record, read
 from workbench.spec import Spec, Stage, digest
 
 RESULTS = "results"
+SERVER = ".snakemake/workbench.sock"  # relative: the path of a socket has at most 107 bytes
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "dense": ("prune_point.safetensors", "final.safetensors", "curve.jsonl"),
     "prune": ("pruned.safetensors", "masks.safetensors"),
