@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("report", _report, "the html page of a scale")
     added.add_argument("--studies", required=True)
+    added.add_argument("--name", default="report", help="of the page")
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
@@ -230,7 +231,8 @@ def _table(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from workbench import report
 
-    report.page(arguments.scale, arguments.studies.split(","), arguments.networks.split(","))
+    networks, studies = arguments.networks.split(","), arguments.studies.split(",")
+    report.page(arguments.scale, studies, networks, name=arguments.name)
 
 
 def _trim(arguments: argparse.Namespace) -> None:
