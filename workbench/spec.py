@@ -205,7 +205,7 @@ class Treatment(Section):
     """
 
     pattern: dict[str, Any] = {"kind": "none"}
-    rule: Literal["c4", "asp"] = "c4"
+    rule: Literal["c4", "c4+", "asp"] = "c4"
     keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
     retrain: bool = True
     retrain_length: Share = "100%"
