@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item
-from workbench.data.source import Source, hub
+from workbench.data.source import DataError, Source, hub
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
 CHUNK = 10_000  # sentences encoded at a time, so that millions of encodings are not held at once
@@ -79,7 +79,7 @@ def short(
         for fit in map(all, zip(fits(english, start), fits(german, start), strict=True))
     ]
     if not any(kept):
-        raise ValueError(
+        raise DataError(
             f"no pair has at most {longest} tokens a side; give data.train_sequence more"
         )
     return list(compress(english, kept)), list(compress(german, kept))
