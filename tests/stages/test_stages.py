@@ -11,8 +11,7 @@ from workbench import resolve, sparsity, stages
 from workbench.record import RecordError, read
 from workbench.stages.work import StageError
 
-# one network of each family, as the default configuration runs them
-FAMILIES = resolve.read_yaml(resolve.EXPERIMENTS / "config.yaml")["networks"]
+FAMILIES = resolve.study("tour").networks  # one network of each
 
 
 class Interrupted(Exception):

@@ -188,9 +188,7 @@ def test_training_pairs_may_be_left_out_by_length_and_held_out_ones_stay(task_of
     edit("networks/gnmt.yaml", "train_sequence: 50", "train_sequence: 12")
     task = task_of("gnmt", "train")
     assert 0 < len(task.train) < len(everything.train)
-    assert (
-        max(len(pair[1]) for pair in map(task.train.__getitem__, [(i, 0) for i in range(99)])) <= 12
-    )
+    assert max(len(task.train[(index, 0)][1]) for index in range(99)) <= 12
     assert len(task.held_out) == len(everything.held_out)
     assert task.digests() == everything.digests()  # the vocabulary is that of all pairs
 

@@ -2,6 +2,7 @@
 
 from workbench.sparsity.eligibility import Layer, explain
 from workbench.sparsity.hold import Hold, hold, mask_gradients
+from workbench.sparsity.layouts import Layout, layout_of, reflatten
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import is_nm, layer_sparsity, summary
 from workbench.sparsity.patterns import block, nm, unstructured
@@ -11,16 +12,19 @@ __all__ = [
     "TWO_OF_FOUR",
     "Hold",
     "Layer",
+    "Layout",
     "Masks",
     "block",
     "explain",
     "hold",
     "is_nm",
     "layer_sparsity",
+    "layout_of",
     "mask_gradients",
     "nm",
     "prune",
     "prune_trained_model",
+    "reflatten",
     "summary",
     "unstructured",
 ]

@@ -26,6 +26,8 @@ from workbench.spec import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 
+VOCABULARY = 32768
+
 
 class Task(base.Task):
     """Sentence pairs under a joint vocabulary learned from the training split."""
@@ -36,7 +38,7 @@ class Task(base.Task):
         """Read the pairs and learn the vocabulary."""
         super().__init__(phase, seed, root)
         english, german = read_pairs(self.source, "train", phase.data.limit)
-        self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or 32768)
+        self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or VOCABULARY)
         if phase.data.train_sequence:
             english, german = short(english, german, self.tokenizer, phase.data.train_sequence)
         longest = phase.data.sequence or 256
@@ -58,9 +60,14 @@ class Task(base.Task):
         """The vocabulary's."""
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
+    @staticmethod
+    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+        """The vocabulary that the spec asks for."""
+        return _shape(phase.data.vocabulary or VOCABULARY)
+
     def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary, rounded up to a multiple of 8 as fairseq pads its own."""
-        return {"vocabulary": -(-self.tokenizer.get_vocab_size() // 8) * 8, "padding": PADDING}
+        """The size of the vocabulary; a small text may have fewer pieces than asked for."""
+        return _shape(self.tokenizer.get_vocab_size())
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Cross-entropy per target token."""
@@ -107,3 +114,8 @@ class Task(base.Task):
             ignore_index=PADDING,
             label_smoothing=smoothing,
         )
+
+
+def _shape(vocabulary: int) -> dict[str, Any]:
+    # rounded up to a multiple of 8, as fairseq pads its own
+    return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}
