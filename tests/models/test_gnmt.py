@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from workbench import sparsity
 from workbench.models import gnmt
+from workbench.sparsity.hold import hold
 
 PADDING, BEGIN, END = 0, 1, 2
 
@@ -210,3 +212,50 @@ def test_width_and_depth_scale_it_and_leave_a_residual(depth: float, layers: int
 def test_wrong_sizes_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
         gnmt.build(**{"vocabulary": 10, "padding": 0} | wrong)
+
+
+def test_rule_c4_plus_prunes_gates_projections_and_classifier_and_nothing_else() -> None:
+    with torch.device("meta"):
+        model = gnmt.build(vocabulary=32320, padding=0)
+    layers = sparsity.explain(model, "c4+")
+    eligible = [layer for layer in layers if layer.eligible]
+    # networks.csv, row 29: 35,192,832 in three linear layers and 92,274,688 in gates
+    assert sum(torch.Size(layer.shape).numel() for layer in eligible) == 127_467_520
+    # 9 LSTMs, one direction each has two matrices: 4 + 1 backward in the encoder, 4 in the decoder
+    assert len(eligible) == 9 * 2 + 3
+    dense = {name for name, _ in model.named_parameters()} - {layer.name for layer in eligible}
+    assert {name for name in dense if "bias" not in name} == {
+        "embedding.weight",
+        "attention.vector",
+        "attention.scale",
+    }
+
+
+def test_pruned_gates_stay_zero_through_training() -> None:
+    model = tiny(dropout=0.2).train()
+    masks = sparsity.prune(model, rule="c4+")
+    gate = "encoder.0.weight_hh_l0_reverse"
+    assert gate in masks and masks.density() == 0.5
+    assert sparsity.is_nm(model.encoder[0].weight_hh_l0_reverse, 2, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    held = hold(masks, model, optimizer)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for step in range(3):
+        source, target = tokens(4, 5, seed=step), tokens(4, 6, seed=step + 9)
+        logits = model(source, target[:, :-1])
+        functional.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten()).backward()
+        held.mask_gradients()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.2)
+        optimizer.step()
+        optimizer.zero_grad()
+        masks.verify(model)
+    for name, mask in masks.items():
+        parameter = model.get_parameter(name)
+        assert not torch.equal(parameter, before[name])  # trained, and the forward pass uses it
+        assert parameter.masked_fill(mask, 0).count_nonzero() == 0
+    trained = model.eval()(tokens(2, 5), tokens(2, 4))
+    with torch.no_grad():
+        model.get_parameter(gate).fill_(9.0)
+    with pytest.raises(ValueError, match=gate):
+        masks.verify(model)
+    assert not torch.equal(model(tokens(2, 5), tokens(2, 4)), trained)
