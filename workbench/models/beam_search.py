@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class Translator(Protocol):
         """Logits [rows, length, vocabulary] after tokens, which the state then remembers."""
 
 
+@runtime_checkable
 class AttentiveTranslator(Translator, Protocol):
     """A translator that can tell where in the source it looks, as a coverage penalty asks."""
 
@@ -48,6 +49,7 @@ _LENGTH_NORMS: dict[LengthNorm, Callable[[int], float]] = {
 class _Coverage:
     """How much attention every hypothesis has paid to each source token (Wu et al. 2016, eq. 14).
 
+    The sums follow their hypotheses, which those of DeepLearningExamples' beam_search.py do not.
     The model is asked for attention only if the weight is above 0.
     """
 
@@ -159,7 +161,7 @@ def _check(
         raise ValueError(f"beam is {beam} and max_length {max_length}; both must be at least 1")
     if length_norm not in _LENGTH_NORMS:
         raise ValueError(f"length_norm is {length_norm!r}; one of {', '.join(_LENGTH_NORMS)}")
-    if coverage_penalty and not hasattr(model, "decode_with_attention"):
+    if coverage_penalty and not isinstance(model, AttentiveTranslator):
         raise ValueError(
             f"coverage_penalty is {coverage_penalty}, but {type(model).__name__} cannot tell its "
             "attention (no decode_with_attention); set coverage_penalty to 0"
