@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.data.loader import Order, shuffled
-from workbench.data.pairs import BEGIN, END, PADDING, Pairs, collate, read_pairs, train_tokenizer
+from workbench.data.pairs import (
+    BEGIN,
+    END,
+    PADDING,
+    Pairs,
+    collate,
+    read_pairs,
+    short,
+    train_tokenizer,
+)
 from workbench.models.beam_search import generate
 from workbench.spec import Phase
 from workbench.tasks import base
@@ -30,6 +39,8 @@ class Task(base.Task):
         super().__init__(phase, seed, root)
         english, german = read_pairs(self.source, "train", phase.data.limit)
         self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or VOCABULARY)
+        if phase.data.train_sequence:
+            english, german = short(english, german, self.tokenizer, phase.data.train_sequence)
         longest = phase.data.sequence or 256
         self.train = Pairs(english, german, self.tokenizer, longest)
         self.held_out = Pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
@@ -78,6 +89,8 @@ class Task(base.Task):
                 end=END,
                 beam=judged.beam,
                 length_penalty=judged.length_penalty,
+                length_norm=judged.length_norm,
+                coverage_penalty=judged.coverage_penalty,
                 max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
             )
             translations += self.tokenizer.decode_batch(found)
