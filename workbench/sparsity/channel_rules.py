@@ -9,19 +9,20 @@ from torch import Tensor, fx
 
 from workbench.sparsity.channel_atoms import NEUTRAL, Atoms, Value
 
-_MOVES = frozenset(
-    "view reshape _unsafe_view flatten unflatten permute transpose t mT movedim swapaxes unsqueeze "
-    "squeeze expand expand_as view_as cat concat concatenate stack chunk split split_with_sizes "
-    "tensor_split unbind slice select narrow contiguous clone detach alias roll flip pixel_shuffle "
-    "pixel_unshuffle channel_shuffle repeat repeat_interleave tile lift_fresh_copy".split()
+# names of ATen operations
+_MOVES = re.compile(
+    "view|reshape|_unsafe_view|flatten|unflatten|permute|transpose|t|mT|movedim|swapaxes|unsqueeze|"
+    "squeeze|expand|expand_as|view_as|cat|concat|concatenate|stack|chunk|split|split_with_sizes|"
+    "tensor_split|unbind|slice|select|narrow|contiguous|clone|detach|alias|roll|flip|pixel_shuffle|"
+    "pixel_unshuffle|channel_shuffle|repeat|repeat_interleave|tile|lift_fresh_copy"
 )
-_ELEMENTWISE = frozenset(
-    "dropout feature_dropout alpha_dropout to _to_copy type_as hardswish hardsigmoid hardtanh relu6 "
-    "silu elu selu celu leaky_relu softplus mish gelu masked_fill where clamp rsub".split()
+_ELEMENTWISE = re.compile(  # those without the tag pointwise
+    "dropout|feature_dropout|alpha_dropout|to|_to_copy|type_as|hardswish|hardsigmoid|hardtanh|relu6|"
+    "silu|elu|selu|celu|leaky_relu|softplus|mish|gelu|masked_fill|where|clamp|rsub"
 )
 _POOLS = ("max_pool", "avg_pool", "adaptive_", "upsample_")
-_REDUCTIONS = frozenset("mean sum amax amin var std prod logsumexp".split())
-_IGNORED = frozenset("_assert_tensor_metadata _assert_async sym_constrain_range".split())
+_REDUCTIONS = re.compile("mean|sum|amax|amin|var|std|prod|logsumexp")
+_IGNORED = ("_assert_tensor_metadata", "_assert_async", "sym_constrain_range")
 
 
 class Rules:
@@ -61,15 +62,17 @@ class Rules:
     def _rule(self, name: str) -> Callable[[], Any] | None:
         if name in self._layers:
             return lambda: self._layers[name](self, self._args())
-        if name in _MOVES:
+        if _MOVES.fullmatch(name):
             return self._move
         if name in ("pad", "constant_pad_nd"):
             return self._pad
-        if name in _ELEMENTWISE or torch.Tag.pointwise in getattr(self.node.target, "tags", ()):
+        if _ELEMENTWISE.fullmatch(name) or torch.Tag.pointwise in getattr(
+            self.node.target, "tags", ()
+        ):
             return lambda: self.elementwise(self._inputs(), self.shapes()[0])
         if name.startswith(_POOLS):
             return lambda: self._pool(name)
-        return self._reduce if name in _REDUCTIONS else None
+        return self._reduce if _REDUCTIONS.fullmatch(name) else None
 
     # the arguments of the node
 
