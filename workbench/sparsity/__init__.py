@@ -7,7 +7,6 @@ from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import is_nm, layer_sparsity, summary
 from workbench.sparsity.patterns import block, nm, unstructured
 from workbench.sparsity.permutation_proof import FunctionChangedError
-from workbench.sparsity.permutation_search import kept_magnitude, search
 from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, prune, prune_trained_model
 
@@ -24,14 +23,12 @@ __all__ = [
     "explain",
     "hold",
     "is_nm",
-    "kept_magnitude",
     "layer_sparsity",
     "mask_gradients",
     "nm",
     "permute",
     "prune",
     "prune_trained_model",
-    "search",
     "summary",
     "unstructured",
 ]

@@ -130,15 +130,18 @@ class Rules:
             for component in value.components if value else ():
                 self.freeze(component, reason)
 
-    def along(self, value: Value, axis: int, reason: str = "") -> Tensor | None:
-        """Atoms along one axis; components that vary otherwise are frozen, None if none is left."""
+    def along(self, value: Value, axis: int) -> Tensor | None:
+        """Atoms along one axis, tied over the other axes; None if the value has none there."""
         axis %= len(value.shape)
         found = None
         for component in value.components:
-            if axes_of(component) == [axis]:
-                found = component.flatten()
+            if axis in axes_of(component):
+                rows = component.movedim(axis, -1).reshape(-1, component.shape[axis])
+                found = rows[0]
+                for row in rows[1:]:
+                    found = self.atoms.join(found, row)
             else:
-                self.freeze(component, reason or f"channels not on axis {axis} alone")
+                self.freeze(component, f"channels that are not on axis {axis}")
         return found
 
     def join(self, a: Tensor | None, b: Tensor | None, reason: str) -> Tensor | None:
@@ -190,10 +193,11 @@ class Rules:
         if not any(value.components for value in values):
             return self.unmoved()
         if len(nodes) == 1:
-            tables = [{nodes[0]: c.expand(values[0].shape)} for c in values[0].components]
+            tables = [{nodes[0]: _in_full(c, values[0])} for c in values[0].components]
         else:
             chosen = {id(value): c for value, c in _one_component(self, values)}
-            tables = [{n: self._in_full(v, chosen) for n, v in zip(nodes, values, strict=True)}]
+            full = [_in_full(chosen.get(id(v), self._still()), v) for v in values]
+            tables = [dict(zip(nodes, full, strict=True))]
         moved = []
         for table in tables:
             arguments = fx.node.map_arg((self.node.args, self.node.kwargs), table.__getitem__)
@@ -206,19 +210,17 @@ class Rules:
             ]
         )
 
-    def _in_full(self, value: Value, chosen: dict[int, Tensor]) -> Tensor:
-        if id(value) in chosen:
-            return chosen[id(value)].expand(value.shape)
-        still = self.atoms.new(1)
-        self.freeze(still, "put beside channels that keep their places")
-        return still.expand(value.shape)
+    def _still(self) -> Tensor:
+        atom = self.atoms.new(1)
+        self.freeze(atom, "put beside channels that keep their places")
+        return atom
 
     def _pad(self) -> Value:
         named = self._args()
         mode, pad = named.get("mode", "constant"), named["pad"]
         value, moved = named["self"], []
         for component in value.components:
-            full = component.expand(value.shape).double()  # padding knows no int64
+            full = _in_full(component, value).double()  # padding knows no int64
             padded = torch.nn.functional.pad(
                 full, pad, mode, None if mode != "constant" else NEUTRAL
             )
@@ -277,6 +279,11 @@ def _one_component(rules: Rules, values: list[Value]) -> list[tuple[Value, Tenso
         if len(own) == 1:
             chosen.append((value, own[0]))
     return chosen
+
+
+def _in_full(component: Tensor, value: Value) -> Tensor:
+    """The component in the value's shape; contiguous, so that every view of it is possible."""
+    return component.expand(value.shape).contiguous()
 
 
 def _aligned(value: Value, rank: int) -> Value:

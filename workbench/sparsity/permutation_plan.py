@@ -113,12 +113,12 @@ def _trade(
         matrix = as_matrix(weights[consumer.name][consumer.rows]).abs()
         for places in _places(members, consumer.roots):
             if slots is None:
-                slots = _whole_groups(places, of)
-                if len(slots) < 2 * of:
-                    return None
-            groups = (places[slots] // of).view(-1, of)
-            if (groups == groups[:, :1]).all():  # else its groups are not those searched
-                parts.append(matrix[:, places[slots]].float())
+                whole = _whole_groups(places, of)
+                slots = whole if len(whole) >= 2 * of else None
+            if slots is not None:
+                groups = (places[slots] // of).view(-1, of)
+                if (groups == groups[:, :1]).all():  # else its groups are not those searched
+                    parts.append(matrix[:, places[slots]].float())
     if not parts:
         return None
     order = search(torch.cat(parts), keep, of, rounds)
