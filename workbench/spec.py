@@ -13,6 +13,7 @@ TaskName = Literal[
     "detection",
     "proposals",
     "translation",
+    "translation_by_edits",
     "language_model",
     "question_answering",
 ]

@@ -67,7 +67,7 @@ def test_the_recipe_runs_and_keeps_its_promises(network: str, work_of, dense_of)
     assert not (works["retrain"].out / "resume").exists()
 
 
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize("network", [*FAMILIES, "levenshtein_transformer"])
 def test_an_interrupted_stage_ends_bit_equal(network: str, work_of, dense_of, tmp_path) -> None:
     whole = dense_of(network, tmp_path / "whole")
     calls: list[str] = []

@@ -33,6 +33,7 @@ class Task(base.Task):
     """Sentence pairs under a joint vocabulary learned from the training split."""
 
     metric, higher_is_better = "bleu", True
+    pairs: type[Pairs] = Pairs  # how a sentence pair becomes an example
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Read the pairs and learn the vocabulary."""
@@ -42,8 +43,8 @@ class Task(base.Task):
         if phase.data.train_sequence:
             english, german = short(english, german, self.tokenizer, phase.data.train_sequence)
         longest = phase.data.sequence or 256
-        self.train = Pairs(english, german, self.tokenizer, longest)
-        self.held_out = Pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
+        self.train = self.pairs(english, german, self.tokenizer, longest)
+        self.held_out = self.pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
         self.longest = longest
 
     @property
@@ -94,17 +95,18 @@ class Task(base.Task):
                 max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
             )
             translations += self.tokenizer.decode_batch(found)
+        return {"bleu": self.bleu(translations), "loss": loss / batches}
+
+    def bleu(self, translations: list[str]) -> float:
+        """BLEU of translations of the first held-out sentences."""
         references = self.held_out.targets[: len(translations)]
-        return {
-            "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
-            "loss": loss / batches,
-        }
+        return sacrebleu.corpus_bleu(translations, [references]).score
 
     def chance(self) -> float:
         """BLEU of always answering with the most frequent German sentence."""
-        references = self.held_out.targets[: self.phase.eval.limit]
+        judged = self.held_out.targets[: self.phase.eval.limit]
         favourite = Counter(self.train.targets).most_common(1)[0][0]
-        return sacrebleu.corpus_bleu([favourite] * len(references), [references]).score
+        return self.bleu([favourite] * len(judged))
 
     def _loss(self, model: nn.Module, batch: Any, smoothing: float) -> Tensor:
         logits = model(batch["source"], batch["target"][:, :-1])
