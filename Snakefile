@@ -16,6 +16,15 @@ validate(config, "experiments/config.schema.yaml")
 report: "experiments/report/workflow.rst"
 
 
+# stages fork from one process that has loaded the libraries (6 s of CPU time each otherwise)
+shell.prefix(f"export WORKBENCH_SERVER={dag.SERVER}; ")
+
+
+onstart:
+    if config["preload"]:
+        shell("mkdir -p logs; workbench serve $PPID > logs/serve.log 2>&1 &")
+
+
 # only for `snakemake --sdm apptainer`; without it every rule runs in the active environment
 container: "docker://python:3.11-bookworm"
 
@@ -25,6 +34,7 @@ wildcard_constraints:
     network="|".join(resolve.names("networks")),
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
+    page="|".join(["report", *resolve.names("studies")]),
     seed=r"\d+",
 
 
@@ -36,6 +46,14 @@ rule all:
             study=dag.studies(config),
         ),
         f"results/{config['scale']}/report.html",
+    localrule: True
+
+
+# one network of each family
+rule tour:
+    input:
+        f"results/{config['scale']}/tables/tour.csv",
+        f"results/{config['scale']}/tour.html",
     localrule: True
 
 
@@ -69,8 +87,6 @@ rule dense:
         record="results/{scale}/{network}/seed{seed}/dense/dense/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/dense/dense.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/dense/dense.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -92,8 +108,6 @@ rule prune:
         record="results/{scale}/{network}/seed{seed}/{treatment}/prune/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/prune.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/prune.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -115,8 +129,6 @@ rule retrain:
         record="results/{scale}/{network}/seed{seed}/{treatment}/retrain/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/retrain.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/retrain.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -138,8 +150,6 @@ rule quantize:
         record="results/{scale}/{network}/seed{seed}/{treatment}/quantize/record.json",
     log:
         "logs/{scale}/{network}/seed{seed}/{treatment}/quantize.log",
-    benchmark:
-        "benchmarks/{scale}/{network}/seed{seed}/{treatment}/quantize.jsonl"
     threads: dag.resource("threads")
     resources:
         gpu=dag.resource("gpu"),
@@ -177,20 +187,20 @@ rule table:
 
 rule page:
     input:
-        expand("results/{{scale}}/tables/{study}.csv", study=dag.studies(config)),
+        dag.page_tables(config),
     output:
         report(
-            "results/{scale}/report.html",
+            "results/{scale}/{page}.html",
             caption="experiments/report/page.rst",
             category="Report",
-            labels={"study": "all", "scale": "{scale}"},
+            labels={"page": "{page}", "scale": "{scale}"},
         ),
     log:
-        "logs/{scale}/page.log",
+        "logs/{scale}/page_{page}.log",
     localrule: True
     params:
         networks=",".join(dag.networks(config)),
-        studies=",".join(dag.studies(config)),
+        studies=dag.page_studies(config),
     shell:
         "workbench report --scale {wildcards.scale} --networks {params.networks}"
-        " --studies {params.studies} > {log} 2>&1"
+        " --studies {params.studies} --name {wildcards.page} > {log} 2>&1"

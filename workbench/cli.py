@@ -6,18 +6,30 @@ import os
 import sys
 from pathlib import Path
 
-from workbench import dag, resolve
+from workbench import dag, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.spec import STAGES
 
 
 def main() -> None:
-    """Run a subcommand; an error of the user's ends with one line and exit status 1."""
-    arguments = _parser().parse_args()
+    """Run a subcommand, a stage in the server of WORKBENCH_SERVER where one answers."""
+    given = sys.argv[1:]
+    address = os.environ.get("WORKBENCH_SERVER")
+    status = None
+    if address and given and given[0] in STAGES:
+        status = serve.ask(Path(address), given)
+    sys.exit(run(given) if status is None else status)
+
+
+def run(given: list[str]) -> int:
+    """The exit status of a subcommand; an error of the user's is one line and status 1."""
+    arguments = _parser().parse_args(given)
     try:
         arguments.run(arguments)
     except _errors() as error:
-        sys.exit(f"workbench {arguments.command}: {error}")
+        print(f"workbench {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,11 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--threads", type=int, default=1, help="CPU threads")
     added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
+    added = command("serve", _serve, "fork stages for the process PARENT, libraries loaded once")
+    added.add_argument("parent", type=int, help="the pipeline's process; the server ends with it")
     added = command("show", _show, "the resolved spec of a network, each value with its file")
     added.add_argument("network")
     added.add_argument("--treatment", default="2to4")
     added.add_argument("--json", action="store_true")
-    command("list", _list, "the networks").add_argument("--json", action="store_true")
+    added = command("list", _list, "the networks: tasks, metric, parameters, eligible weights")
+    added.add_argument("--json", action="store_true")
     command("validate", _validate, "check every spec, study and talk table without running")
     command("track-init", _track_init, "make the MLflow store and the experiment of a scale")
     command("track", _track, "mirror records that MLflow lacks")
@@ -58,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("report", _report, "the html page of a scale")
     added.add_argument("--studies", required=True)
+    added.add_argument("--name", default="report", help="of the page")
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
@@ -69,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    loaded = [resolve.SpecError, RecordError, dag.ConfigError]
+    loaded = [resolve.SpecError, RecordError, dag.ConfigError, serve.ServeError]
     for module, names in (
         ("workbench.data.source", ("DataError",)),
         ("workbench.stages.work", ("StageError",)),
@@ -133,6 +149,13 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
         mirror.finish(record, path)
 
 
+def _serve(arguments: argparse.Namespace) -> None:
+    address = os.environ.get("WORKBENCH_SERVER")
+    if not address:
+        raise serve.ServeError("WORKBENCH_SERVER is not set; give the path of the socket to make")
+    serve.serve(Path(address), arguments.parent, run)
+
+
 def _show(arguments: argparse.Namespace) -> None:
     resolved = resolve.resolve(arguments.network, arguments.treatment, arguments.scale)
     if arguments.json:
@@ -146,24 +169,18 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    rows = []
-    for name in resolve.names("networks"):
-        spec = dag.spec_of(name, "2to4", "full")
-        rows.append(
-            {
-                "network": name,
-                "title": spec.title,
-                "builder": spec.model.build,
-                "tasks": [phase.task for phase in spec.phases.values()],
-                "repeat_from": spec.repeat_from,
-                "source": spec.source,
-            }
-        )
+    from workbench import inventory
+
+    rows = [inventory.row(name) for name in resolve.names("networks")]
     if arguments.json:
         print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            print(f"{row['network']:<28} {row['title']:<26} {' > '.join(row['tasks'])}")
+        return
+    for row in rows:
+        shares = [f"{row[f'eligible_{r}'] / row['parameters']:8.2%}" for r in inventory.RULES]
+        print(
+            f"{row['network']:<26}{row['metric']:<20}{row['parameters'] / 1e6:>8.2f} M"
+            f"{''.join(shares)}  {' > '.join(row['tasks'])}"
+        )
 
 
 def _validate(_: argparse.Namespace) -> None:
@@ -209,7 +226,8 @@ def _table(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from workbench import report
 
-    report.page(arguments.scale, arguments.studies.split(","), arguments.networks.split(","))
+    networks, studies = arguments.networks.split(","), arguments.studies.split(",")
+    report.page(arguments.scale, studies, networks, name=arguments.name)
 
 
 def _trim(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
 """From YAML files to one spec: extends, merging in order, the origin of every value, errors."""
 
 import ast
+import copy
 import difflib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from workbench.spec import Section, Spec
+from workbench.spec import Section, Spec, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -23,7 +25,7 @@ class SpecError(ValueError):
     """A spec that cannot be used: one line that says which file and key, and what is allowed."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Safe YAML in which 1e-4 is a number, as in YAML 1.2."""
 
 
@@ -56,12 +58,18 @@ def leaves(tree: Tree, path: str = "") -> list[tuple[str, Any]]:
 def read_yaml(path: Path) -> Tree:
     """The mapping in a YAML file; an empty file is an empty mapping."""
     try:
-        tree = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        tree = copy.deepcopy(_parsed(path.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict | None):
         raise SpecError(f"{_shown(path)}: holds a {type(tree).__name__}, not keys and values")
     return tree or {}
+
+
+@functools.cache
+def _parsed(text: str) -> Any:
+    # the same few files stand behind every spec; callers get copies, since merging changes them
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from a safe loader
 
 
 def names(kind: str) -> list[str]:
@@ -123,9 +131,15 @@ def checked(section: type[Section], tree: Tree, origins: Origins, label: str) ->
         raise SpecError(f"experiments/{file}: {key or 'spec'}: {message}") from error
 
 
-def study(name: str) -> Tree:
-    """A study: its title, columns of (treatment, stage), networks and talk tables."""
-    return read_yaml(known("studies", name))
+def study(name: str) -> Study:
+    """A study whose treatments and networks exist."""
+    tree, origins = _extended("studies", name)
+    found = checked(Study, tree, origins, f"studies/{name}.yaml")
+    for column in found.columns.values():
+        known("treatments", column.treatment)
+    for network in found.networks:
+        known("networks", network)
+    return found
 
 
 def catalog() -> Tree:
@@ -143,12 +157,16 @@ def data_digests() -> dict[str, str]:
 
 def builders() -> dict[str, list[str]]:
     """Each builder of workbench/models with the names of its arguments, read without importing."""
-    found = {}
-    for path in sorted(MODELS.glob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and node.name == "build":
-                found[path.stem] = [argument.arg for argument in node.args.kwonlyargs]
-    return found
+    found = {path.stem: _arguments(path.read_text()) for path in sorted(MODELS.glob("*.py"))}
+    return {name: arguments for name, arguments in found.items() if arguments is not None}
+
+
+@functools.cache
+def _arguments(source: str) -> list[str] | None:
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build":
+            return [argument.arg for argument in node.args.kwonlyargs]
+    return None
 
 
 def _extended(kind: str, name: str) -> tuple[Tree, Origins]:

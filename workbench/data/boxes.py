@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from workbench.data.loader import Item, seeded
-from workbench.data.source import Source
+from workbench.data.source import DataError, Source
 
 
 class Boxes(Dataset):
@@ -93,6 +93,12 @@ def _decoded(instances: list[dict[str, Any]], size: tuple[int, int]) -> torch.Te
 def open_boxes(source: Source, role: str, masks: bool, limit: int | None = None) -> Boxes:
     """The training or held-out photos of a source with their instances."""
     annotations = json.loads(source.file(f"{role}_instances").read_text())
+    found, declared = len(annotations["categories"]), source.entry["classes"]
+    if found != declared:
+        raise DataError(
+            f"data set {source.name}: {source.entry['files'][f'{role}_instances']} has {found} "
+            f"categories, the catalog says {declared}; correct one of them"
+        )
     photos = _photos(source.file(role), annotations)
     return Boxes(photos, annotations, role == "train", masks, limit)
 

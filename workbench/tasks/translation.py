@@ -11,11 +11,22 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.data.loader import Order, shuffled
-from workbench.data.pairs import BEGIN, END, PADDING, Pairs, collate, read_pairs, train_tokenizer
+from workbench.data.pairs import (
+    BEGIN,
+    END,
+    PADDING,
+    Pairs,
+    collate,
+    read_pairs,
+    short,
+    train_tokenizer,
+)
 from workbench.models.beam_search import generate
 from workbench.spec import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
+
+VOCABULARY = 32768
 
 
 class Task(base.Task):
@@ -28,7 +39,9 @@ class Task(base.Task):
         """Read the pairs and learn the vocabulary."""
         super().__init__(phase, seed, root)
         english, german = read_pairs(self.source, "train", phase.data.limit)
-        self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or 32768)
+        self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or VOCABULARY)
+        if phase.data.train_sequence:
+            english, german = short(english, german, self.tokenizer, phase.data.train_sequence)
         longest = phase.data.sequence or 256
         self.train = self.pairs(english, german, self.tokenizer, longest)
         self.held_out = self.pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
@@ -48,9 +61,14 @@ class Task(base.Task):
         """The vocabulary's."""
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
+    @staticmethod
+    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+        """The vocabulary that the spec asks for."""
+        return _shape(phase.data.vocabulary or VOCABULARY)
+
     def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary, rounded up to a multiple of 8 as fairseq pads its own."""
-        return {"vocabulary": -(-self.tokenizer.get_vocab_size() // 8) * 8, "padding": PADDING}
+        """The size of the vocabulary; a small text may have fewer pieces than asked for."""
+        return _shape(self.tokenizer.get_vocab_size())
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Cross-entropy per target token."""
@@ -72,6 +90,8 @@ class Task(base.Task):
                 end=END,
                 beam=judged.beam,
                 length_penalty=judged.length_penalty,
+                length_norm=judged.length_norm,
+                coverage_penalty=judged.coverage_penalty,
                 max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
             )
             translations += self.tokenizer.decode_batch(found)
@@ -96,3 +116,8 @@ class Task(base.Task):
             ignore_index=PADDING,
             label_smoothing=smoothing,
         )
+
+
+def _shape(vocabulary: int) -> dict[str, Any]:
+    # rounded up to a multiple of 8, as fairseq pads its own
+    return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}
