@@ -59,25 +59,45 @@ class Model(Section):
     depth: Positive = 1.0
 
 
+class Augmentation(Section):
+    """A function of workbench/data/augment.py, by name, with its arguments."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class Longer(Section):
+    """A second length of training examples, from a share of the phase on."""
+
+    sequence: Count
+    after: Duration
+
+
 class Data(Section):
     """A data set of experiments/data/catalog.yaml and the size in which it is read.
 
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
+    `augment` replaces the reader's own augmentation (see its class) by the ones listed, in order.
     """
 
     name: str
     image_size: Count | None = None
     minimum_size: Count | None = None
     label_noise: Fraction = 0.0
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] | None = None
     sequence: Count | None = None
+    longer: Longer | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
     limit: Count | None = None
 
 
 class Optimizer(Section):
-    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch."""
+    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch.
+
+    Norms and biases learn at `bias_lr` times the rate, and decay unless `decay_norms` is false.
+    """
 
     name: Literal["sgd", "adam", "adamw"]
     lr: Positive
@@ -85,6 +105,8 @@ class Optimizer(Section):
     momentum: Fraction = 0.0
     nesterov: bool = False
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    bias_lr: Positive = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms: bool = True
 
@@ -92,7 +114,8 @@ class Optimizer(Section):
 class Schedule(Section):
     """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
-    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase.
+    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase; the
+    warm-up rises linearly from the share `warmup_from` of the rate.
     """
 
     shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
@@ -101,12 +124,20 @@ class Schedule(Section):
     milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
     factor: Positive = 0.1
     warmup: Duration = "0it"
+    warmup_from: Fraction = 0.0
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> "Schedule":
         if (self.shape == "step") != bool(self.milestones):
             raise ValueError("milestones are given for the shape 'step', and only for it")
         return self
+
+
+class Average(Section):
+    """The weights at the end are the mean of `last` checkpoints, `every` so often, to the end."""
+
+    last: Count
+    every: Duration
 
 
 class Train(Section):
@@ -118,18 +149,26 @@ class Train(Section):
     schedule: Schedule = Schedule()
     clip_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
+    average: Average | None = None
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     workers: Annotated[int, Field(ge=0)] = 0
 
 
 class Eval(Section):
-    """How a network is judged on held-out data, always after the last step."""
+    """How a network is judged on held-out data, always after the last step.
+
+    Language models read segments of `sequence` (default: as in training) with a `memory`; with
+    `same_length` each token sees that many before it, distances above `clamp` counting as it.
+    """
 
     batch: Count = 32
     limit: Count | None = None
     beam: Count = 1
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    sequence: Count | None = None
     memory: Count | None = None
+    clamp: Count | None = None
+    same_length: bool = False
 
 
 class Phase(Section):

@@ -26,7 +26,9 @@ class Task(base.Task):
         super().__init__(phase, seed, root)
         data = phase.data
         size = max(data.image_size or 224, data.minimum_size or 1)
-        self.train = open_images(self.source, "train", size, data.limit, data.label_noise)
+        self.train = open_images(
+            self.source, "train", size, data.limit, data.label_noise, self.augment
+        )
         self.held_out = open_images(self.source, "held_out", size)
 
     def shape(self) -> dict[str, Any]:

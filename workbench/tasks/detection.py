@@ -27,7 +27,10 @@ class Task(base.Task):
         """Open the training and held-out photos; masks are read where the catalog has them."""
         super().__init__(phase, seed, root)
         masks = bool(self.source.entry.get("masks"))
-        self.train = open_boxes(self.source, "train", masks, phase.data.limit)
+        self.size = phase.data.image_size or 800
+        self.train = open_boxes(
+            self.source, "train", masks, phase.data.limit, self.augment, self.size
+        )
         self.held_out = open_boxes(self.source, "held_out", False, phase.eval.limit)
         self.most = int(self.source.entry.get("most_objects", 100))
 
@@ -37,11 +40,15 @@ class Task(base.Task):
         return lists
 
     def shape(self) -> dict[str, Any]:
-        """Classes with the background, the side to resize to, detections per image."""
+        """Classes with the background, the side to resize to, detections per image.
+
+        Photos that come `presized` for training are not resized again.
+        """
         return {
             "classes": len(self.train.label_of) + 1,
-            "image_size": self.phase.data.image_size or 800,
+            "image_size": self.size,
             "detections": self.most,
+            "presized": "shortest_side" in dict(self.augment or ()),
         }
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:

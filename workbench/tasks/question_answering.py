@@ -46,7 +46,11 @@ class Task(base.Task):
 
     def shape(self) -> dict[str, Any]:
         """The head and the size of the vocabulary."""
-        return {"head": "question_answering", "vocabulary": self.vocabulary, "padding": 0}
+        return {
+            "head": "question_answering",
+            "vocabulary": self.vocabulary,
+            "padding": self.train.padding,
+        }
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """The mean cross-entropy of the two ends of the answer."""

@@ -11,7 +11,8 @@ def learning_rate(train: Train, step: int, length: int, steps_per_epoch: int) ->
     peak = optimizer.lr * train.batch / (optimizer.lr_batch or train.batch)
     warmup = steps(train.schedule.warmup, steps_per_epoch, length)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        lowest = peak * train.schedule.warmup_from
+        return lowest + (peak - lowest) * (step + 1) / warmup
     return peak * _shape(train.schedule, step, length, warmup)
 
 
