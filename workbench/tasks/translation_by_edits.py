@@ -43,9 +43,10 @@ class Task(translation.Task):
         """Sentences are padded to the longest of their batch."""
         return collate
 
-    def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary and its token for a word not yet written."""
-        return super().shape() | {"placeholder": UNKNOWN}
+    @staticmethod
+    def shape_for(vocabulary: int) -> dict[str, Any]:
+        """The vocabulary with its padding, and its token for a word not yet written."""
+        return translation.Task.shape_for(vocabulary) | {"placeholder": UNKNOWN}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Nats per insertion, per written word and per deletion, added."""
