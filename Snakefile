@@ -34,6 +34,7 @@ wildcard_constraints:
     network="|".join(resolve.names("networks")),
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
+    page="|".join(["report", *resolve.names("studies")]),
     seed=r"\d+",
 
 
@@ -45,6 +46,14 @@ rule all:
             study=dag.studies(config),
         ),
         f"results/{config['scale']}/report.html",
+    localrule: True
+
+
+# one network of each family
+rule tour:
+    input:
+        f"results/{config['scale']}/tables/tour.csv",
+        f"results/{config['scale']}/tour.html",
     localrule: True
 
 
@@ -178,20 +187,20 @@ rule table:
 
 rule page:
     input:
-        expand("results/{{scale}}/tables/{study}.csv", study=dag.studies(config)),
+        dag.page_tables(config),
     output:
         report(
-            "results/{scale}/report.html",
+            "results/{scale}/{page}.html",
             caption="experiments/report/page.rst",
             category="Report",
-            labels={"study": "all", "scale": "{scale}"},
+            labels={"page": "{page}", "scale": "{scale}"},
         ),
     log:
-        "logs/{scale}/page.log",
+        "logs/{scale}/page_{page}.log",
     localrule: True
     params:
         networks=",".join(dag.networks(config)),
-        studies=",".join(dag.studies(config)),
+        studies=dag.page_studies(config),
     shell:
         "workbench report --scale {wildcards.scale} --networks {params.networks}"
-        " --studies {params.studies} > {log} 2>&1"
+        " --studies {params.studies} --name {wildcards.page} > {log} 2>&1"

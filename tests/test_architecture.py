@@ -22,7 +22,7 @@ MAY = {
     "quant": {"sparsity"},
     "models": set(),
     "data": {"resolve", "provenance", "seeds"},
-    "tasks": {"data", "models", "spec", "seeds"},
+    "tasks": {"data", "models", "resolve", "spec", "seeds"},
     "training": {"spec", "seeds", "record", "tasks"},
     "stages": {
         "dag",
@@ -38,10 +38,22 @@ MAY = {
         "training",
         "quant",
     },
+    "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
     "report": {"dag", "record", "resolve", "spec", "training"},
-    "cli": {"dag", "data", "record", "report", "resolve", "serve", "spec", "stages", "track"},
+    "cli": {
+        "dag",
+        "data",
+        "inventory",
+        "record",
+        "report",
+        "resolve",
+        "serve",
+        "spec",
+        "stages",
+        "track",
+    },
 }
 LIGHT = (
     "spec",

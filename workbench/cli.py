@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("network")
     added.add_argument("--treatment", default="2to4")
     added.add_argument("--json", action="store_true")
-    command("list", _list, "the networks").add_argument("--json", action="store_true")
+    added = command("list", _list, "the networks: tasks, metric, parameters, eligible weights")
+    added.add_argument("--json", action="store_true")
     command("validate", _validate, "check every spec, study and talk table without running")
     command("track-init", _track_init, "make the MLflow store and the experiment of a scale")
     command("track", _track, "mirror records that MLflow lacks")
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("report", _report, "the html page of a scale")
     added.add_argument("--studies", required=True)
+    added.add_argument("--name", default="report", help="of the page")
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
@@ -168,24 +170,18 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    rows = []
-    for name in resolve.names("networks"):
-        spec = dag.spec_of(name, "2to4", "full")
-        rows.append(
-            {
-                "network": name,
-                "title": spec.title,
-                "builder": spec.model.build,
-                "tasks": [phase.task for phase in spec.phases.values()],
-                "repeat_from": spec.repeat_from,
-                "source": spec.source,
-            }
-        )
+    from workbench import inventory
+
+    rows = [inventory.row(name) for name in resolve.names("networks")]
     if arguments.json:
         print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            print(f"{row['network']:<28} {row['title']:<26} {' > '.join(row['tasks'])}")
+        return
+    for row in rows:
+        shares = [f"{row[f'eligible_{r}'] / row['parameters']:8.2%}" for r in inventory.RULES]
+        print(
+            f"{row['network']:<26}{row['metric']:<20}{row['parameters'] / 1e6:>8.2f} M"
+            f"{''.join(shares)}  {' > '.join(row['tasks'])}"
+        )
 
 
 def _validate(_: argparse.Namespace) -> None:
@@ -231,7 +227,8 @@ def _table(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from workbench import report
 
-    report.page(arguments.scale, arguments.studies.split(","), arguments.networks.split(","))
+    networks, studies = arguments.networks.split(","), arguments.studies.split(",")
+    report.page(arguments.scale, studies, networks, name=arguments.name)
 
 
 def _trim(arguments: argparse.Namespace) -> None:

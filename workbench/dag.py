@@ -116,8 +116,8 @@ def resource(name: str) -> Callable[[Any], int]:
 
 
 def networks(config: Mapping[str, Any]) -> list[str]:
-    """The networks a run is about; `--config networks=a,b` arrives as one text."""
-    chosen = _listed(config["networks"])
+    """The networks a run is about, all if none is named; `networks=a,b` arrives as one text."""
+    chosen = _listed(config["networks"]) or resolve.names("networks")
     for name in chosen:
         resolve.known("networks", name)
     return chosen
@@ -135,28 +135,26 @@ def seeds(config: Mapping[str, Any], scale: str) -> list[int]:
 
 
 def studies(config: Mapping[str, Any]) -> list[str]:
-    """The studies whose tables a run makes."""
-    chosen = _listed(config["studies"])
-    for name in chosen:
-        resolve.known("studies", name)
-    return chosen
+    """The studies whose tables a run makes: the configured ones that are about its networks."""
+    chosen = networks(config)
+    return [name for name in _listed(config["studies"]) if study_networks(name, chosen)]
 
 
 def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -> list[Cell]:
     """The cells whose records make the table of a study."""
-    plan = resolve.study(study)
+    columns = resolve.study(study).columns.values()
     return [
-        Cell(
-            scale=scale,
-            network=network,
-            treatment=column["treatment"],
-            stage=column["stage"],
-            seed=seed,
-        )
-        for network in chosen
+        Cell(scale=scale, network=network, seed=seed, **column.model_dump())
+        for network in study_networks(study, chosen)
         for seed in repeats
-        for column in plan["columns"].values()
+        for column in columns
     ]
+
+
+def study_networks(study: str, chosen: list[str]) -> list[str]:
+    """Those of the chosen networks that a study is about."""
+    about = resolve.study(study).networks
+    return [network for network in chosen if not about or network in about]
 
 
 def study_seeds(config: Mapping[str, Any]) -> Callable[[Any], str]:
@@ -170,7 +168,26 @@ def study_seeds(config: Mapping[str, Any]) -> Callable[[Any], str]:
 
 def study_params(wildcards: Any) -> str:
     """For the table rule's `params`: what the study asks for, so that editing it remakes it."""
-    return json.dumps(resolve.study(wildcards.study), sort_keys=True)
+    return json.dumps(resolve.study(wildcards.study).model_dump(), sort_keys=True)
+
+
+def page_studies(config: Mapping[str, Any]) -> Callable[[Any], str]:
+    """For the page rule: the study that a page is named after; `report` shows the configured."""
+
+    def of(wildcards: Any) -> str:
+        return ",".join(studies(config)) if wildcards.page == "report" else wildcards.page
+
+    return of
+
+
+def page_tables(config: Mapping[str, Any]) -> Callable[[Any], list[str]]:
+    """For the page rule's `input`: the tables that the page shows."""
+
+    def of(wildcards: Any) -> list[str]:
+        shown = _listed(page_studies(config)(wildcards))
+        return [f"{RESULTS}/{wildcards.scale}/tables/{study}.csv" for study in shown]
+
+    return of
 
 
 def record_path(cell: Cell) -> str:

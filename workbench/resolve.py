@@ -1,6 +1,8 @@
 """From YAML files to one spec: extends, merging in order, the origin of every value, errors."""
 
+import copy
 import difflib
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.admitted import augmentations, builders, minimum_sizes
-from workbench.spec import Section, Spec
+from workbench.spec import Section, Spec, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -22,7 +24,7 @@ class SpecError(ValueError):
     """A spec that cannot be used: one line that says which file and key, and what is allowed."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Safe YAML in which 1e-4 is a number, as in YAML 1.2."""
 
 
@@ -55,12 +57,18 @@ def leaves(tree: Tree, path: str = "") -> list[tuple[str, Any]]:
 def read_yaml(path: Path) -> Tree:
     """The mapping in a YAML file; an empty file is an empty mapping."""
     try:
-        tree = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+        tree = copy.deepcopy(_parsed(path.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{_shown(path)}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict | None):
         raise SpecError(f"{_shown(path)}: holds a {type(tree).__name__}, not keys and values")
     return tree or {}
+
+
+@functools.cache
+def _parsed(text: str) -> Any:
+    # the same few files stand behind every spec; callers get copies, since merging changes them
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from a safe loader
 
 
 def names(kind: str) -> list[str]:
@@ -122,9 +130,15 @@ def checked(section: type[Section], tree: Tree, origins: Origins, label: str) ->
         raise SpecError(f"experiments/{file}: {key or 'spec'}: {message}") from error
 
 
-def study(name: str) -> Tree:
-    """A study: its title, columns of (treatment, stage), networks and talk tables."""
-    return read_yaml(known("studies", name))
+def study(name: str) -> Study:
+    """A study whose treatments and networks exist."""
+    tree, origins = _extended("studies", name)
+    found = checked(Study, tree, origins, f"studies/{name}.yaml")
+    for column in found.columns.values():
+        known("treatments", column.treatment)
+    for network in found.networks:
+        known("networks", network)
+    return found
 
 
 def catalog() -> Tree:

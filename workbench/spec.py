@@ -13,6 +13,7 @@ TaskName = Literal[
     "detection",
     "proposals",
     "translation",
+    "translation_by_edits",
     "language_model",
     "question_answering",
 ]
@@ -30,6 +31,15 @@ def _checked_duration(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_checked_duration)]
+
+
+def _checked_share(text: str) -> str:
+    if not (text.endswith("%") and _DURATION.fullmatch(text) and 0 < float(text[:-1]) <= 100):
+        raise ValueError(f"{text!r} is not a share of a schedule; write 0% < share <= 100%, as 25%")
+    return text
+
+
+Share = Annotated[str, AfterValidator(_checked_share)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,6 +52,11 @@ def steps(duration: Duration, steps_per_epoch: int, length: int | None = None) -
         raise ValueError(f"{duration} is a share of a length; the length itself needs ep or it")
     per_unit = {"ep": steps_per_epoch, "it": 1, "%": (length or 0) / 100}[unit]
     return round(float(number) * per_unit)
+
+
+def _shortened(length: Duration, share: Share) -> Duration:
+    number, unit = _DURATION.fullmatch(length).groups()
+    return f"{float(number) * float(share[:-1]) / 100:.10g}{unit}" if share != "100%" else length
 
 
 class Section(BaseModel):
@@ -79,6 +94,7 @@ class Data(Section):
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
     `augment` replaces the reader's own augmentation (see its class) by the ones listed, in order.
+    `sequence` cuts what is longer; `train_sequence` leaves longer training pairs out.
     """
 
     name: str
@@ -87,6 +103,7 @@ class Data(Section):
     label_noise: Fraction = 0.0
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] | None = None
     sequence: Count | None = None
+    train_sequence: Count | None = None
     longer: Longer | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
@@ -115,7 +132,7 @@ class Schedule(Section):
     """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
     `factor` is what a milestone multiplies the rate by, or an exponential the whole phase; the
-    warm-up rises linearly from the share `warmup_from` of the rate.
+    warm-up rises from the share `warmup_from` of the rate.
     """
 
     shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
@@ -124,12 +141,19 @@ class Schedule(Section):
     milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
     factor: Positive = 0.1
     warmup: Duration = "0it"
+    warmup_shape: Literal["linear", "exponential"] = "linear"
     warmup_from: Fraction = 0.0
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> "Schedule":
         if (self.shape == "step") != bool(self.milestones):
             raise ValueError("milestones are given for the shape 'step', and only for it")
+        return self
+
+    @model_validator(mode="after")
+    def _an_exponential_begins_above_zero(self) -> "Schedule":
+        if self.warmup_shape == "exponential" and not self.warmup_from:
+            raise ValueError("an exponential warm-up rises from a warmup_from above 0, as 0.01")
         return self
 
 
@@ -157,6 +181,7 @@ class Train(Section):
 class Eval(Section):
     """How a network is judged on held-out data, always after the last step.
 
+    `workbench.models.beam_search.generate` has the formulas of the lengths and of coverage.
     Language models read segments of `sequence` (default: as in training) with a `memory`; with
     `same_length` each token sees that many before it, distances above `clamp` counting as it.
     """
@@ -165,6 +190,8 @@ class Eval(Section):
     limit: Count | None = None
     beam: Count = 1
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    length_norm: Literal["fairseq", "gnmt"] = "fairseq"
+    coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
     sequence: Count | None = None
     memory: Count | None = None
     clamp: Count | None = None
@@ -201,13 +228,39 @@ class Quantize(Section):
     keep_fp16: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
+class Column(Section):
+    """A column of a study's table: the records of a stage of a treatment."""
+
+    treatment: str
+    stage: Stage
+
+
+class Study(Section):
+    """Which cells form one table: columns, and networks where it is not about all.
+
+    `talk` names the table of experiments/talk that holds its printed numbers, if it is not the one
+    that the networks name.
+    """
+
+    title: str
+    slides: str = ""
+    talk: str | None = None
+    columns: dict[str, Column]
+    networks: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
 class Treatment(Section):
-    """What is done to the weights between dense training and quantization."""
+    """What is done to the weights between dense training and quantization.
+
+    `retrain_length` is the share of the schedule of each repeated phase that retraining takes;
+    milestones shrink with it, a warm-up given in steps or epochs does not.
+    """
 
     pattern: dict[str, Any] = {"kind": "none"}
-    rule: Literal["c4", "asp"] = "c4"
+    rule: Literal["c4", "c4+", "asp"] = "c4"
     keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
     retrain: bool = True
+    retrain_length: Share = "100%"
 
 
 class Spec(Section):
@@ -257,6 +310,12 @@ class Spec(Section):
         names = list(self.phases)
         return names[names.index(self.repeat_from) :]
 
+    def retrained(self, phase: str) -> Phase:
+        """A repeated phase as retraining runs it: of the treatment's share of its length."""
+        given = self.phases[phase]
+        length = _shortened(given.train.length, self.treatment.retrain_length)
+        return given.model_copy(update={"train": given.train.model_copy(update={"length": length})})
+
     def model_of(self, phase: str) -> Model:
         """The model of a phase: its own, or the network's."""
         return self.phases[phase].model or self.model
@@ -271,6 +330,9 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     def seen(name: str) -> dict[str, Any]:
         return {key: value for key, value in phases[name].items() if key in judged}
 
+    def retrained(name: str) -> dict[str, Any]:
+        return spec.retrained(name).model_dump(mode="json", exclude_defaults=True)
+
     treatment = whole["treatment"]
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
     parts: dict[Stage, dict[str, Any]] = {
@@ -279,7 +341,7 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
             "phases": {name: seen(name) for name in (spec.repeat_from, spec.last_phase)},
             "treatment": treated,
         },
-        "retrain": {"phases": {name: phases[name] for name in spec.repeated}},
+        "retrain": {"phases": {name: retrained(name) for name in spec.repeated}},
         "quantize": {
             "phases": {spec.last_phase: seen(spec.last_phase)},
             "quantize": whole.get("quantize", {}),

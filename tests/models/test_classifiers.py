@@ -1,7 +1,5 @@
 """Classifiers: sizes of the originals, torchvision's names, logits and gradients when narrow."""
 
-import csv
-
 import pytest
 import torch
 import torchvision
@@ -10,7 +8,6 @@ from torch.nn.functional import cross_entropy
 
 from workbench import models, resolve
 from workbench.models import drn, inception, sunet, xception
-from workbench.sparsity import explain
 from workbench.spec import Spec
 
 SPECS = {name: resolve.resolve(name, "2to4", "full").spec for name in resolve.names("networks")}
@@ -35,30 +32,6 @@ def network_of(spec: Spec, classes: int) -> nn.Module:
     return models.build(
         wanted.build, **wanted.args, width=wanted.width, depth=wanted.depth, classes=classes
     )
-
-
-@pytest.fixture(scope="module")
-def counts() -> dict[str, dict[str, str]]:
-    """Rows of experiments/talk/networks.csv, computed there from the originals' definitions."""
-    with (resolve.EXPERIMENTS / "talk" / "networks.csv").open(newline="") as file:
-        return {row["network"]: row for row in csv.DictReader(file)}
-
-
-def test_all_classifiers_of_the_talk_are_here() -> None:
-    with (resolve.EXPERIMENTS / "talk" / "classification.csv").open(newline="") as file:
-        printed = {f"classification/{row['network']}" for row in csv.DictReader(file)}
-    assert {SPECS[name].talk for name in CLASSIFIERS} == printed
-
-
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_network_has_the_size_of_the_original(name: str, counts) -> None:
-    with torch.device("meta"):
-        model = network_of(SPECS[name], 1000)
-    row = counts[SPECS[name].talk.partition("/")[2]]
-    assert sum(p.numel() for p in model.parameters()) == int(row["params_total"])
-    for rule in ("c4", "asp"):
-        eligible = [layer.shape for layer in explain(model, rule) if layer.eligible]
-        assert sum(torch.Size(shape).numel() for shape in eligible) == int(row[f"eligible_{rule}"])
 
 
 @pytest.mark.parametrize(("name", "original"), ORIGINALS.items())

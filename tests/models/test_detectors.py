@@ -5,61 +5,13 @@ import math
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from workbench import models, resolve
+from workbench import models
 from workbench.models import ssd
-from workbench.sparsity import explain
 
 TINY = {"counts": [3, 4, 6, 3], "width": 0.03125, "depth": 0.0625, "detections": 10}
 BUILDERS = [("rcnn", {}), ("rcnn", {"masks": True}), ("retinanet", {}), ("rpn", {}), ("ssd", {})]
-
-# Parameters (those of frozen norms too), and weights that C4 and ASP allow, the frozen ones
-# included: counted on the networks of Detectron2 and, for SSD, NVIDIA DeepLearningExamples, with 80
-# classes. Detectron2 predicts no box (4 x 1025 parameters) and no mask (257) for the background;
-# maskrcnn_rn50 too is counted so, though its own code (maskrcnn-benchmark) does predict them.
-COUNTS = {
-    "fasterrcnn_rn50_fpn_1x": (41_753_056, 41_685_760, 41_598_976),
-    "fasterrcnn_rn50_fpn_3x": (41_753_056, 41_685_760, 41_598_976),
-    "fasterrcnn_rn101_fpn_3x": (60_745_184, 60_625_664, 60_538_880),
-    "maskrcnn_rn50": (44_396_336, 44_065_536, 43_978_752),
-    "maskrcnn_rn50_fpn_1x": (44_396_336, 44_065_536, 43_978_752),
-    "maskrcnn_rn50_fpn_3x": (44_396_336, 44_065_536, 43_978_752),
-    "maskrcnn_rn101_fpn_3x": (63_388_464, 63_005_440, 62_918_656),
-    "retinanet_rn50_fpn_1x": (37_968_692, 37_901_312, 37_818_368),
-    "rpn_rn50_fpn_1x": (27_446_351, 27_381_504, 27_377_664),
-    "ssd_rn50": (22_894_902, 22_846_976, 12_769_280),
-}
-FROZEN = 212_992  # of those, in the first stage after the stem: 3 bottlenecks of 64 channels
-
-
-@pytest.mark.parametrize("network", COUNTS)
-def test_parameters_and_eligible_weights_are_those_of_the_original(network: str) -> None:
-    spec = resolve.resolve(network, "2to4", "full").spec
-    size = spec.phases["detect"].data.image_size
-    with torch.device("meta"):
-        model = models.build(
-            spec.model.build, **spec.model.args, classes=81, image_size=size, detections=100
-        )
-    norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
-    total = sum(p.numel() for p in model.parameters())
-    total += sum(norm.weight.numel() + norm.bias.numel() for norm in norms)
-    eligible = {
-        rule: sum(math.prod(layer.shape) for layer in explain(model, rule) if layer.eligible)
-        for rule in ("c4", "asp")
-    }
-    frozen = 0 if network == "ssd_rn50" else FROZEN
-    assert (total, eligible["c4"] + frozen, eligible["asp"] + frozen) == COUNTS[network]
-
-
-def test_every_detector_of_the_talk_is_counted() -> None:
-    of_detectors = {
-        name
-        for name in resolve.names("networks")
-        if (resolve.resolve(name).spec.talk or "").startswith("detection/")
-    }
-    assert of_detectors == set(COUNTS)
 
 
 @pytest.mark.parametrize(("builder", "more"), BUILDERS)

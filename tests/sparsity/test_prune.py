@@ -51,7 +51,7 @@ def zoo() -> nn.ModuleDict:
     )
 
 
-def test_every_conv_and_linear_weight_is_listed_with_its_reason():
+def test_every_weight_over_input_channels_is_listed_with_its_reason():
     reasons = {layer.name: layer.reason for layer in explain(zoo())}
     assert reasons == {
         "stem.weight": "3 input channels per group, not a multiple of 4",
@@ -67,6 +67,7 @@ def test_every_conv_and_linear_weight_is_listed_with_its_reason():
         "normed.weight": "computed from other parameters (parametrization)",
         "attention.in_proj_weight": "",
         "attention.out_proj.weight": "",
+        "transposed.weight": "transposed convolution: only rule c4+ prunes it",
     }
 
 
@@ -132,7 +133,7 @@ def test_a_callable_rule_decides_and_its_name_is_kept():
 
 
 def test_an_unknown_rule_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown rule: apex.*known: c4, asp"):
+    with pytest.raises(ValueError, match="unknown rule: apex.*known: c4, c4\\+, asp"):
         explain(nn.Linear(4, 4), "apex")
 
 

@@ -110,6 +110,11 @@ def open_boxes(
     path = source.file(f"{role}_instances")
     annotations = json.loads(path.read_text())
     categories = [category["id"] for category in annotations["categories"]]
+    if len(categories) != source.entry["classes"]:
+        raise DataError(
+            f"data set {source.name}: {path} has {len(categories)} categories, the catalog says "
+            f"{source.entry['classes']}; correct one of them"
+        )
     if outside := {a["category_id"] for a in annotations["annotations"]} - set(categories):
         raise DataError(
             f"data set {source.name}: {path} has boxes of category {min(outside)}; its categories "

@@ -9,18 +9,19 @@ import pandas as pd
 
 from workbench import dag
 from workbench.report import talk
-from workbench.spec import Spec
+from workbench.spec import Column, Spec, Study
 
-Columns = dict[str, dict[str, str]]
+Columns = dict[str, Column]
 NOTHING = float("nan")
 
 
-def numbers(columns: Columns, scale: str, network: str, frame: pd.DataFrame) -> dict[str, Any]:
+def numbers(study: Study, scale: str, network: str, frame: pd.DataFrame) -> dict[str, Any]:
     """One row of the table of a study, as plain values; a missing number is NaN."""
+    columns = study.columns
     own = frame[(frame.scale == scale) & (frame.network == network)]
     base = baseline(columns)
     metric, higher = primary_of(own, columns[base]) or _fallback(columns, own)
-    spec = dag.spec_of(network, columns[base]["treatment"], scale)
+    spec = dag.spec_of(network, columns[base].treatment, scale)
     row = {"network": network, "title": spec.title, "scale": scale}
     row |= _described(spec, own, metric) | {"higher_is_better": higher}
     for key, column in columns.items():
@@ -29,13 +30,13 @@ def numbers(columns: Columns, scale: str, network: str, frame: pd.DataFrame) -> 
     for key in sparse(columns, network, scale):
         row |= _judged(key, columns, own, (metric, higher))
         row |= _controlled(key, control, columns, own, (metric, higher))
-    row |= {f"talk_{name}": value for name, value in talk.printed(spec.talk).items()}
+    row |= {f"talk_{name}": value for name, value in talk.printed(spec.talk, study.talk).items()}
     return row
 
 
 def baseline(columns: Columns) -> str:
     """The column that the others are compared with: the first of stage dense."""
-    return next(key for key, column in columns.items() if column["stage"] == "dense")
+    return next(key for key, column in columns.items() if column.stage == "dense")
 
 
 def sparse(columns: Columns, network: str, scale: str) -> list[str]:
@@ -43,25 +44,25 @@ def sparse(columns: Columns, network: str, scale: str) -> list[str]:
     return [
         key
         for key, column in columns.items()
-        if column["stage"] == "retrain"
-        and dag.spec_of(network, column["treatment"], scale).treatment.pattern["kind"] != "none"
+        if column.stage == "retrain"
+        and dag.spec_of(network, column.treatment, scale).treatment.pattern["kind"] != "none"
     ]
 
 
 def controls(columns: Columns, network: str, scale: str) -> list[str]:
     """The columns that hold a network retrained without a pattern: equal compute, no zeros."""
-    retrained = [key for key, column in columns.items() if column["stage"] == "retrain"]
+    retrained = [key for key, column in columns.items() if column.stage == "retrain"]
     return [key for key in retrained if key not in sparse(columns, network, scale)]
 
 
-def primary_of(frame: pd.DataFrame, column: dict[str, str]) -> tuple[str, bool] | None:
+def primary_of(frame: pd.DataFrame, column: Column) -> tuple[str, bool] | None:
     """The primary metric of a column's records and whether higher is better."""
     rows = _seen(frame, column)
     rows = rows[rows.primary.astype(bool)]
     return (rows.metric.iloc[0], bool(rows.higher_is_better.iloc[0])) if len(rows) else None
 
 
-def values(frame: pd.DataFrame, column: dict[str, str], metric: str) -> pd.Series:
+def values(frame: pd.DataFrame, column: Column, metric: str) -> pd.Series:
     """The values of a metric by seed."""
     rows = _seen(frame, column)
     return rows[rows.metric == metric].set_index("seed").value.sort_index()
@@ -102,7 +103,7 @@ def _described(spec: Spec, own: pd.DataFrame, metric: str) -> dict[str, Any]:
 
 
 def _measured(
-    key: str, column: dict[str, str], base: dict[str, str], own: pd.DataFrame, row: tuple[str, bool]
+    key: str, column: Column, base: Column, own: pd.DataFrame, row: tuple[str, bool]
 ) -> dict[str, Any]:
     # a pruned network is judged at the prune point, which may be another phase than the last
     metric, higher = primary_of(own, column) or row
@@ -116,7 +117,7 @@ def _measured(
     }
     if column != base:
         found[f"{key}_difference"] = gained.mean()
-    if column["stage"] == "prune":
+    if column.stage == "prune":
         found |= {f"{key}_metric": metric, f"{key}_higher_is_better": higher}
     return found
 
@@ -150,8 +151,8 @@ def _controlled(
     return found
 
 
-def _recovered(base: dict[str, str], column: dict[str, str], own: pd.DataFrame) -> float:
-    pruned_column = column | {"stage": "prune"}
+def _recovered(base: Column, column: Column, own: pd.DataFrame) -> float:
+    pruned_column = column.model_copy(update={"stage": "prune"})
     metric = primary_of(own, pruned_column)
     if metric is None:
         return NOTHING
@@ -166,13 +167,13 @@ def _recovered(base: dict[str, str], column: dict[str, str], own: pd.DataFrame) 
 
 def _fallback(columns: Columns, own: pd.DataFrame) -> tuple[str, bool]:
     for column in columns.values():
-        if column["stage"] != "prune" and (found := primary_of(own, column)):
+        if column.stage != "prune" and (found := primary_of(own, column)):
             return found
     return "", True
 
 
-def _seen(frame: pd.DataFrame, column: dict[str, str]) -> pd.DataFrame:
-    return frame[(frame.treatment == column["treatment"]) & (frame.stage == column["stage"])]
+def _seen(frame: pd.DataFrame, column: Column) -> pd.DataFrame:
+    return frame[(frame.treatment == column.treatment) & (frame.stage == column.stage)]
 
 
 def _range(series: pd.Series) -> float:

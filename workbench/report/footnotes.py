@@ -7,6 +7,7 @@ import pandas as pd
 
 from workbench.report import compare
 from workbench.report.wording import column_title
+from workbench.spec import Column
 
 STALE = "†"
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -102,7 +103,7 @@ class Notes:
         by_seeds: dict[str, list[str]] = {}
         for key, found in lacking.items():
             if found:
-                stage = f"{columns[key]['treatment']}/{columns[key]['stage']}"
+                stage = f"{columns[key].treatment}/{columns[key].stage}"
                 by_seeds.setdefault(_listed(found), []).append(stage)
         names = [f"{', '.join(stages)} (seed {found})" for found, stages in by_seeds.items()]
         where = f"{root.name}/{row['scale']}/{row['network']}"
@@ -112,17 +113,17 @@ class Notes:
         return _superscript(self._numbered.index(text) + 1)
 
 
-def _lacking(own: pd.DataFrame, column: dict[str, str], seeds: list[int]) -> list[int]:
+def _lacking(own: pd.DataFrame, column: Column, seeds: list[int]) -> list[int]:
     return sorted(set(seeds) - set(_of(own, column).seed))
 
 
-def _stale(own: pd.DataFrame, column: dict[str, str]) -> str:
+def _stale(own: pd.DataFrame, column: Column) -> str:
     rows = _of(own, column)
     return _listed(sorted(set(rows[~rows.current.astype(bool)].seed)))
 
 
-def _of(own: pd.DataFrame, column: dict[str, str]) -> pd.DataFrame:
-    return own[(own.treatment == column["treatment"]) & (own.stage == column["stage"])]
+def _of(own: pd.DataFrame, column: Column) -> pd.DataFrame:
+    return own[(own.treatment == column.treatment) & (own.stage == column.stage)]
 
 
 def _listed(seeds: list[int]) -> str:

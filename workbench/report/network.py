@@ -8,6 +8,7 @@ from typing import Any
 from workbench.record import Cell, Record
 from workbench.report import compare
 from workbench.report.style import PALETTE
+from workbench.spec import Column
 
 Rows = dict[str, list[dict[str, Any]]]  # the rows of a curve by phase
 
@@ -22,13 +23,13 @@ class Network:
     found: dict[Cell, Record]
     root: Path
 
-    def records(self, column: dict[str, str]) -> list[Record]:
+    def records(self, column: Column) -> list[Record]:
         """The records of a column, by seed."""
-        wanted = (self.name, column["treatment"], column["stage"])
+        wanted = (self.name, column.treatment, column.stage)
         cells = [c for c in self.found if (c.network, c.treatment, c.stage) == wanted]
         return [self.found[cell] for cell in sorted(cells, key=lambda cell: cell.seed)]
 
-    def curves(self, column: dict[str, str]) -> list[Rows]:
+    def curves(self, column: Column) -> list[Rows]:
         """The training curves of a column, by seed, where they lie beside the records."""
         found = []
         for record in self.records(column):
@@ -37,12 +38,12 @@ class Network:
                 found.append(_by_phase(path.read_text()))
         return found
 
-    def colour(self, column: dict[str, str]) -> str:
+    def colour(self, column: Column) -> str:
         """One colour per treatment: dense first, then the patterns, then the controls."""
-        base = self.columns[compare.baseline(self.columns)]["treatment"]
+        base = self.columns[compare.baseline(self.columns)].treatment
         sparse = [self.columns[key] for key in compare.sparse(self.columns, self.name, self.scale)]
-        order = [base, *(c["treatment"] for c in [*sparse, *self.columns.values()])]
-        place = list(dict.fromkeys(order)).index(column["treatment"])
+        order = [base, *(c.treatment for c in [*sparse, *self.columns.values()])]
+        place = list(dict.fromkeys(order)).index(column.treatment)
         return PALETTE[place % len(PALETTE)]
 
 

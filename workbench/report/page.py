@@ -22,12 +22,15 @@ def page(
     networks: list[str],
     seeds: list[int] | None = None,
     root: Path = RESULTS,
+    name: str = "report",
 ) -> None:
-    """Write `report.html` under `root/{scale}`; by default of every seed that has a record."""
+    """Write `{name}.html` under `root/{scale}`; by default of every seed that has a record."""
+    shown_in = {network for study in studies for network in dag.study_networks(study, networks)}
+    networks = [network for network in networks if network in shown_in]
     seeds = seeds or _seeds_with_records(scale, networks, root)
     columns = _columns(studies)
     cells = [
-        Cell(scale=scale, network=network, seed=seed, **column)
+        Cell(scale=scale, network=network, seed=seed, **column.model_dump())
         for network in networks
         for seed in seeds
         for column in columns.values()
@@ -44,7 +47,7 @@ def page(
         costs=_costs(shown, columns),
         networks="\n".join(section(network) for network in shown),
     )
-    write_text(root / scale / "report.html", text)
+    write_text(root / scale / f"{name}.html", text)
 
 
 def _seeds_with_records(scale: str, networks: list[str], root: Path) -> list[int]:
@@ -58,7 +61,7 @@ def _seeds_with_records(scale: str, networks: list[str], root: Path) -> list[int
 def _columns(studies: list[str]) -> compare.Columns:
     merged: compare.Columns = {}
     for study in studies:
-        for key, column in resolve.study(study)["columns"].items():
+        for key, column in resolve.study(study).columns.items():
             if column not in merged.values():
                 merged[key] = column
     return merged

@@ -32,7 +32,7 @@ def _training(network: Network) -> str:
     lines = {
         key: network.curves(column)
         for key, column in network.columns.items()
-        if column["stage"] in ("dense", "retrain")
+        if column.stage in ("dense", "retrain")
     }
     phases = dict.fromkeys(phase for runs in lines.values() for run in runs for phase in run)
     for phase in phases:
@@ -89,12 +89,12 @@ def _schedule(network: Network) -> str:
 def _density(network: Network) -> str:
     parts = []
     for key, column in network.columns.items():
-        records = network.records(column) if column["stage"] == "prune" else []
+        records = network.records(column) if column.stage == "prune" else []
         layers = records[0].sparsity.get("layers", []) if records else []
         if layers:
             parts.append(
                 _figure(
-                    f"Density per layer: {column_title(key)}, {column['treatment']}",
+                    f"Density per layer: {column_title(key)}, {column.treatment}",
                     f'<div class="wide">{figures.density(layers)}</div>{_layers(layers)}',
                     _density_text(records[0].sparsity.get("summary", {}), layers),
                 )

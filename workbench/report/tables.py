@@ -46,17 +46,22 @@ class Table:
 def study_table(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
     """The table of a study from the records under the results folder `root`."""
     plan = resolve.study(study)
-    columns = plan["columns"]
+    columns, networks = plan.columns, dag.study_networks(study, networks)
+    if not networks:
+        raise dag.ConfigError(
+            f"study {study}: none of the chosen networks is in it; its own: "
+            f"{', '.join(plan.networks)}"
+        )
     cells = dag.study_cells(study, scale, networks, seeds)
     frame = collect.frame(collect.records(cells, root), root)
-    rows = [compare.numbers(columns, scale, network, frame) for network in networks]
+    rows = [compare.numbers(plan, scale, network, frame) for network in networks]
     notes = footnotes.Notes()
     shown = [_row(row, columns, notes.marks(row, columns, seeds, frame, root)) for row in rows]
-    notes.add_rules(rows, columns, plan.get("slides", ""))
+    notes.add_rules(rows, columns, plan.slides)
     notes.add_origins(frame)
     return Table(
         name=study,
-        title=study_title(plan["title"], scale),
+        title=study_title(plan.title, scale),
         header=_header(columns, rows),
         rows=shown,
         notes=notes.listed(),
@@ -76,7 +81,7 @@ def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
         *(column_title(key) for key in columns),
         *(f"Recovered{name}" for name in names),
         *(f"Against dense{name}" for name in names),
-        *(f"At equal compute{name}" for name in names),
+        *(f"At equal compute{name}" for name in names if _has_control(rows[0])),
         "Talk dense",
         "Talk sparse FP16",
         "Talk sparse INT8",
@@ -96,7 +101,7 @@ def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -
         *(_measured(row, key, marks[key]) for key in columns),
         *(Text(_share(row[f"{key}_recovered"])) for key in judged),
         *(Text(_verdict(row, f"{key}_difference", f"{key}_verdict")) for key in judged),
-        *(Text(_controlled(row, key)) for key in judged),
+        *(Text(_controlled(row, key)) for key in judged if _has_control(row)),
         *_talk(row),
         Text(_seeds(row, columns)),
     ]
@@ -143,6 +148,10 @@ def _share(value: float) -> str:
 def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
     counts = {row[f"{key}_seeds"] for key in columns}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
+
+
+def _has_control(row: dict[str, Any]) -> bool:
+    return any("_against_" in name for name in row)
 
 
 def _controlled(row: dict[str, Any], key: str) -> str:

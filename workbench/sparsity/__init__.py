@@ -1,26 +1,38 @@
 """Sparsity: masks by magnitude, pruning, holding zeros through training, measuring."""
 
+from workbench.sparsity.channel_graph import NotTraceableError
 from workbench.sparsity.eligibility import Layer, explain
 from workbench.sparsity.hold import Hold, hold, mask_gradients
+from workbench.sparsity.layouts import Layout, layout_of, reflatten
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import is_nm, layer_sparsity, summary
 from workbench.sparsity.patterns import block, nm, unstructured
+from workbench.sparsity.permutation_proof import FunctionChangedError
+from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, prune, prune_trained_model
 
 __all__ = [
     "TWO_OF_FOUR",
+    "FunctionChangedError",
     "Hold",
     "Layer",
+    "LayerMagnitude",
+    "Layout",
     "Masks",
+    "NotTraceableError",
+    "PermutationReport",
     "block",
     "explain",
     "hold",
     "is_nm",
     "layer_sparsity",
+    "layout_of",
     "mask_gradients",
     "nm",
+    "permute",
     "prune",
     "prune_trained_model",
+    "reflatten",
     "summary",
     "unstructured",
 ]

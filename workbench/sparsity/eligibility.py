@@ -1,21 +1,19 @@
-"""Eligibility: which conv and linear weights a pattern may touch, and why not the others."""
+"""Eligibility: which weights a pattern may touch, and why not the others."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from workbench.sparsity.layouts import RECURRENT, TRANSPOSED, layout_of, leaves
 from workbench.sparsity.names import refuse_unknown
 
 Rule = Callable[[str, nn.Module, Tensor], str]
 
-_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
 
 @dataclass(frozen=True)
 class Layer:
-    """One conv or linear weight: its parameter name, shape, and the reason if it stays dense."""
+    """One weight over input channels: its name, shape, and the reason if it stays dense."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,10 +24,11 @@ class Layer:
 def explain(
     model: nn.Module, rule: str | Rule = "c4", keep_dense: Collection[str] = ()
 ) -> list[Layer]:
-    """Every conv and linear weight once, in model order, eligible or with the reason why not.
+    """Every weight over input channels once, in model order, eligible or with the reason why not.
 
-    A rule is "c4", "asp" or a callable (name, module, weight) -> reason, "" for eligible. Tied,
-    frozen and computed weights stay dense under every rule.
+    They are those of linear, convolution, attention, recurrent and transposed convolution modules.
+    A rule is "c4" or "asp" (the first three kinds), "c4+" (all) or a callable (name, module,
+    weight) -> reason, "" for eligible. Tied, frozen and computed weights stay dense always.
     """
     find_reason = find_rule(rule)
     found = weights(model)
@@ -61,22 +60,16 @@ def find_rule(rule: str | Rule) -> Rule:
 
 
 def weights(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Every conv, linear and attention projection weight by its first name, with its module."""
+    """Every weight over input channels by its first name, with its module."""
     found: dict[str, tuple[nn.Module, Tensor]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
-        for leaf in _leaves(module):
+        for leaf in leaves(module):
             weight = getattr(module, leaf, None)
             if weight is not None and id(weight) not in seen:
                 seen.add(id(weight))
                 found[f"{path}.{leaf}" if path else leaf] = (module, weight)
     return found
-
-
-def _leaves(module: nn.Module) -> tuple[str, ...]:
-    if isinstance(module, nn.MultiheadAttention):
-        return _ATTENTION
-    return ("weight",) if isinstance(module, _TYPES) else ()
 
 
 def _always_dense(model: nn.Module, weight: Tensor, names: list[str]) -> str:
@@ -86,7 +79,7 @@ def _always_dense(model: nn.Module, weight: Tensor, names: list[str]) -> str:
     for name in names:
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
-        if leaf not in _leaves(owner):
+        if leaf not in leaves(owner):
             return f"tied to {name} ({type(owner).__name__})"
     return "" if weight.requires_grad else "frozen (requires_grad is False)"
 
@@ -107,7 +100,15 @@ def _checked_keep_dense(
 
 
 def _c4(name: str, module: nn.Module, weight: Tensor) -> str:
-    channels = weight.shape[1]
+    if isinstance(module, TRANSPOSED):
+        return "transposed convolution: only rule c4+ prunes it"
+    if isinstance(module, RECURRENT):
+        return "recurrent gates: only rule c4+ prunes them"
+    return _c4_plus(name, module, weight)
+
+
+def _c4_plus(name: str, module: nn.Module, weight: Tensor) -> str:
+    channels = layout_of(module).channels(weight)
     if channels == 1 and getattr(module, "groups", 1) > 1:
         return "depthwise: 1 input channel per group"
     if channels % 4:
@@ -124,4 +125,4 @@ def _asp(name: str, module: nn.Module, weight: Tensor) -> str:
     return f"{out} output channels, not a multiple of 8" if out % 8 else ""
 
 
-_RULES: dict[str, Rule] = {"c4": _c4, "asp": _asp}
+_RULES: dict[str, Rule] = {"c4": _c4, "c4+": _c4_plus, "asp": _asp}

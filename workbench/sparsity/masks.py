@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from workbench.sparsity.layouts import reflatten
 from workbench.sparsity.names import refuse_unknown
 
 _FORMAT = "workbench-masks-2"
@@ -65,7 +66,8 @@ class Masks(Mapping[str, Tensor]):
     def apply(self, model: nn.Module) -> None:
         """Zero the pruned weights of `model` in place."""
         for _, parameter, mask in self.pairs(model):
-            parameter.masked_fill_(~mask, 0)
+            parameter.masked_fill_(~mask, 0)  # in place: recurrent weights stay in their buffer
+        reflatten(model)
 
     @torch.no_grad()
     def verify(self, model: nn.Module) -> None:

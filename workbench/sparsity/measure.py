@@ -6,23 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from workbench.sparsity.eligibility import weights
+from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, layout_of
 
 
-def is_nm(weight: Tensor, keep: int, of: int) -> bool:
+def is_nm(weight: Tensor, keep: int, of: int, layout: Layout = CHANNELS_SECOND) -> bool:
     """Whether every `of` consecutive input channels hold at most `keep` non-zeros.
 
     False if the input channels do not split into groups of `of`.
     """
-    if weight.dim() < 2 or weight.shape[1] % of:
+    if weight.dim() < 2 or layout.channels(weight) % of:
         return False
-    nonzero = (weight.detach() != 0).unflatten(1, (-1, of))
+    nonzero = layout.oriented(weight.detach() != 0).unflatten(1, (-1, of))
     return bool((nonzero.sum(2, dtype=torch.int32) <= keep).all())
 
 
 def layer_sparsity(model: nn.Module) -> list[dict[str, Any]]:
-    """One row per conv and linear weight: layer, shape, weights, nonzero, density, is_2to4."""
+    """One row per weight over input channels: layer, shape, weights, nonzero, density, is_2to4."""
     rows = []
-    for name, (_, weight) in weights(model).items():
+    for name, (module, weight) in weights(model).items():
         nonzero = int(weight.detach().count_nonzero())
         rows.append(
             {
@@ -31,14 +32,14 @@ def layer_sparsity(model: nn.Module) -> list[dict[str, Any]]:
                 "weights": weight.numel(),
                 "nonzero": nonzero,
                 "density": nonzero / weight.numel(),
-                "is_2to4": is_nm(weight, 2, 4),
+                "is_2to4": is_nm(weight, 2, 4, layout_of(module)),
             }
         )
     return rows
 
 
 def summary(model: nn.Module) -> dict[str, float]:
-    """Counts and density over the conv and linear weights, and bytes of all parameters at 16 bits.
+    """Counts and density over the weights of `layer_sparsity`, bytes of all parameters at 16 bits.
 
     A 2:4 weight of n values compresses to n/2 values of 2 bytes plus 2 bits of metadata each.
     """

@@ -8,6 +8,7 @@ from torch import Tensor, nn, optim
 from workbench.sparsity import patterns
 from workbench.sparsity.eligibility import Layer, Rule, explain, weights
 from workbench.sparsity.hold import hold
+from workbench.sparsity.layouts import layout_of
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.names import refuse_unknown
 
@@ -42,14 +43,17 @@ def prune(
     if not any(layer.eligible for layer in layers):
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:5])
         raise ValueError(
-            f"rule {rule_name} finds nothing to prune among {len(layers)} conv and linear weights "
+            f"rule {rule_name} finds nothing to prune among {len(layers)} weights "
             f"({reasons}); give a model with eligible weights, or kind none"
         )
     found, masks, refused = weights(model), {}, []
     for layer in layers:
         if layer.eligible:
+            module, weight = found[layer.name]
+            layout = layout_of(module)
             try:
-                masks[layer.name] = find_mask(found[layer.name][1], **arguments)
+                mask = find_mask(layout.oriented(weight), **arguments)
+                masks[layer.name] = layout.restored(mask)
             except ValueError as error:
                 refused.append(f"{layer.name}: {error}")
     if refused:

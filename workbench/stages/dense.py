@@ -6,6 +6,7 @@ from torch import nn
 
 from workbench.record import Record
 from workbench.sparsity import Masks, hold
+from workbench.spec import Phase
 from workbench.stages.work import Weights, Work, load, state, take
 from workbench.tasks import Task
 from workbench.training.loop import Run, train
@@ -27,7 +28,7 @@ class Trained:
 
 def run(work: Work) -> Record:
     """Train; writes the weights at the prune point and at the end."""
-    trained = train_phases(work, list(work.spec.phases), None, NO_MASKS)
+    trained = train_phases(work, work.spec.phases, None, NO_MASKS)
     work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
     work.write_curve(trained.rows)
@@ -36,12 +37,14 @@ def run(work: Work) -> Record:
     return record
 
 
-def train_phases(work: Work, phases: list[str], start: Weights | None, masks: Masks) -> Trained:
+def train_phases(
+    work: Work, phases: dict[str, Phase], start: Weights | None, masks: Masks
+) -> Trained:
     """Train phases in order from `start`, holding masks; they follow their weights' names."""
     ends: dict[str, Weights] = {}
     rows: list[Row] = []
-    for number, name in enumerate(phases):
-        prefix = work.spec.phases[name].prefix if number else ""
+    for number, (name, phase) in enumerate(phases.items()):
+        prefix = phase.prefix if number else ""
         task = work.task(name)
         model = work.model(name, task)
         if start is not None and not number:
@@ -50,13 +53,15 @@ def train_phases(work: Work, phases: list[str], start: Weights | None, masks: Ma
             work.notes[f"{name}/left_out"] = take(model, start, prefix)
         masks, dropped = masks.renamed({"": prefix}).fitted_to(model)
         work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
-        rows += _train_phase(work, name, model, task, masks)
+        rows += _train_phase(work, name, phase, model, task, masks)
         work.judge(name, model, task)
         start = ends[name] = state(model)
     return Trained(ends, rows, task, model, masks)
 
 
-def _train_phase(work: Work, name: str, model: nn.Module, task: Task, masks: Masks) -> list[Row]:
+def _train_phase(
+    work: Work, name: str, phase: Phase, model: nn.Module, task: Task, masks: Masks
+) -> list[Row]:
     finished = work.resume.finished(name)
     if finished is not None:
         load(model, finished)
@@ -69,7 +74,7 @@ def _train_phase(work: Work, name: str, model: nn.Module, task: Task, masks: Mas
         log=work.log,
         hold=(lambda held, optimizer: hold(masks, held, optimizer)) if masks else None,
     )
-    rows = train(model, task, name, work.spec.phases[name], run)
+    rows = train(model, task, name, phase, run)
     if work.accelerator.is_main_process:
         work.resume.finish(name, state(model), rows)
     return rows

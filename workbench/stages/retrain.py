@@ -8,7 +8,8 @@ from workbench.stages.work import Work, state
 
 def run(work: Work) -> Record:
     """Retrain; writes the final weights and the masks that they keep."""
-    trained = train_phases(work, work.spec.repeated, work.weights(), work.masks())
+    phases = {name: work.spec.retrained(name) for name in work.spec.repeated}
+    trained = train_phases(work, phases, work.weights(), work.masks())
     trained.masks.verify(trained.model)
     work.write("final.safetensors", state(trained.model))
     work.write_masks(trained.masks)

@@ -64,9 +64,14 @@ class Task(ABC):
         """Digests of what was learned from data besides weights, such as a vocabulary."""
         return {}
 
+    @classmethod
     @abstractmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+        """The builder arguments that follow from a catalog entry: classes, vocabulary, head."""
+
     def shape(self) -> dict[str, Any]:
-        """The builder arguments that follow from the data: classes, vocabulary, head."""
+        """The builder arguments that follow from the data as it was read."""
+        return self.declared_shape(self.phase, self.source.entry)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:

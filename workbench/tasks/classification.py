@@ -31,9 +31,10 @@ class Task(base.Task):
         )
         self.held_out = open_images(self.source, "held_out", size)
 
-    def shape(self) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The number of classes."""
-        return {"classes": self.source.entry["classes"]}
+        return {"classes": entry["classes"]}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Cross-entropy with the spec's label smoothing, an auxiliary head's share added."""

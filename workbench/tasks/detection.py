@@ -32,23 +32,24 @@ class Task(base.Task):
             self.source, "train", masks, phase.data.limit, self.augment, self.size
         )
         self.held_out = open_boxes(self.source, "held_out", False, phase.eval.limit)
-        self.most = int(self.source.entry.get("most_objects", 100))
+        self.most = _most_objects(self.source.entry)
 
     @property
     def collate(self) -> Any:
         """Photos differ in size, so a batch is two lists."""
         return lists
 
-    def shape(self) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """Classes with the background, the side to resize to, detections per image.
 
         Photos that come `presized` for training are not resized again.
         """
         return {
-            "classes": len(self.train.label_of) + 1,
-            "image_size": self.size,
-            "detections": self.most,
-            "presized": "shortest_side" in dict(self.augment or ()),
+            "classes": entry["classes"] + 1,
+            "image_size": phase.data.image_size or 800,
+            "detections": _most_objects(entry),
+            "presized": any(each.name == "shortest_side" for each in phase.data.augment or ()),
         }
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
@@ -130,6 +131,10 @@ def lists(examples: list[Any]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images and targets side by side."""
     images, targets = zip(*examples, strict=True)
     return list(images), list(targets)
+
+
+def _most_objects(entry: dict[str, Any]) -> int:
+    return int(entry.get("most_objects", 100))  # COCO judges the best 100 of an image
 
 
 def _named(kind: str, values: tuple[float, float]) -> dict[str, float]:

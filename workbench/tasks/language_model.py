@@ -56,8 +56,13 @@ class Causal(base.Task):
         """Streams are read in order, or memory would be of another text."""
         return self.train.order
 
-    def shape(self) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The number of different characters."""
+        return {"vocabulary": entry["symbols"]}
+
+    def shape(self) -> dict[str, Any]:
+        """The number of different characters; a limit may leave fewer than the catalog says."""
         return {"vocabulary": self.symbols}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
@@ -147,13 +152,10 @@ class Masked(base.Task):
         """The vocabulary's."""
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
-    def shape(self) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The head and the size of the vocabulary."""
-        return {
-            "head": "masked_language_model",
-            "vocabulary": self.tokenizer.get_vocab_size(),
-            "padding": self.tokenizer.token_to_id("[PAD]"),
-        }
+        return {"head": "masked_language_model", "vocabulary": entry["vocabulary"], "padding": 0}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Nats per hidden word piece plus nats per next-sentence decision."""
@@ -189,8 +191,3 @@ class Masked(base.Task):
             output.seq_relationship_logits.float(), batch["next_sentence_label"]
         )
         return hidden, follows
-
-
-def Task(phase: Phase, seed: int, root: Path) -> base.Task:  # noqa: N802 - the seam's name
-    """The task of the phase's objective."""
-    return (Causal if phase.objective == "causal" else Masked)(phase, seed, root)

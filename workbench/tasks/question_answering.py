@@ -30,7 +30,6 @@ class Task(base.Task):
         judged = read_questions(self.source, "held_out", phase.eval.limit)
         tokenizer = word_pieces(self.source)
         length, stride = data.sequence or 384, data.stride or 128
-        self.vocabulary = tokenizer.get_vocab_size()
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         self.train = Questions(rows, tokenizer, length, stride)
         self.held_out = Questions(judged, tokenizer, length, stride)
@@ -44,13 +43,10 @@ class Task(base.Task):
         """The vocabulary's."""
         return {"tokenizer": self.digest}
 
-    def shape(self) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The head and the size of the vocabulary."""
-        return {
-            "head": "question_answering",
-            "vocabulary": self.vocabulary,
-            "padding": self.train.padding,
-        }
+        return {"head": "question_answering", "vocabulary": entry["vocabulary"], "padding": 0}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """The mean cross-entropy of the two ends of the answer."""
