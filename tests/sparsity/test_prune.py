@@ -191,8 +191,11 @@ def test_kind_none_gives_empty_masks_and_changes_nothing():
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ({"kind": "2:4"}, "unknown pattern kind: 2:4.*known: nm, block, unstructured, none"),
-        ({"keep": 2, "of": 4}, "has no kind; one of nm, block"),
+        (
+            {"kind": "2:4"},
+            "unknown pattern kind: 2:4.*known: nm, transposable, block, unstructured",
+        ),
+        ({"keep": 2, "of": 4}, "has no kind; one of nm, transposable, block"),
         ({"kind": "nm", "keep": 2}, "lacks of; kind nm needs keep, of"),
         ({"kind": "nm", "keep": 2, "of": 4, "dim": 1}, "unknown key of pattern nm: dim"),
         ({"kind": "unstructured", "density": 2}, "0.weight: unstructured: density 2 given"),

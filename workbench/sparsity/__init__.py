@@ -5,8 +5,14 @@ from workbench.sparsity.hold import Hold, hold, mask_gradients
 from workbench.sparsity.layouts import Layout, layout_of, reflatten
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import is_nm, layer_sparsity, summary
-from workbench.sparsity.patterns import block, nm, unstructured
-from workbench.sparsity.prune import TWO_OF_FOUR, prune, prune_trained_model
+from workbench.sparsity.patterns import (
+    block,
+    nm,
+    transposable,
+    unstructured,
+    unstructured_global,
+)
+from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_trained_model
 
 __all__ = [
     "TWO_OF_FOUR",
@@ -16,6 +22,7 @@ __all__ = [
     "Masks",
     "block",
     "explain",
+    "find_masks",
     "hold",
     "is_nm",
     "layer_sparsity",
@@ -26,5 +33,7 @@ __all__ = [
     "prune_trained_model",
     "reflatten",
     "summary",
+    "transposable",
     "unstructured",
+    "unstructured_global",
 ]

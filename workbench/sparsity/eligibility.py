@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from workbench.sparsity.layouts import RECURRENT, TRANSPOSED, layout_of, leaves
 from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.zeroing import unwrapped
 
 Rule = Callable[[str, nn.Module, Tensor], str]
 
@@ -30,7 +31,7 @@ def explain(
     A rule is "c4" or "asp" (the first three kinds), "c4+" (all) or a callable (name, module,
     weight) -> reason, "" for eligible. Tied, frozen and computed weights stay dense always.
     """
-    find_reason = find_rule(rule)
+    find_reason, model = find_rule(rule), unwrapped(model)
     found = weights(model)
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -57,6 +58,11 @@ def find_rule(rule: str | Rule) -> Rule:
         return rule
     refuse_unknown("rule", [rule], _RULES)
     return _RULES[rule]
+
+
+def rule_name(rule: str | Rule) -> str:
+    """The name under which masks remember the rule."""
+    return rule if isinstance(rule, str) else getattr(rule, "__qualname__", repr(rule))
 
 
 def weights(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:

@@ -1,24 +1,32 @@
 """Hold: keep pruned weights at exactly zero through training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn, optim
 
+from workbench.sparsity.layouts import reflatten
 from workbench.sparsity.masks import Masks
+from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.zeroing import clear, placed, unwrapped
+
+Masters = Mapping[str, Tensor]
 
 
 class Hold:
     """Hooks on one optimizer that keep the pruned weights of one model at zero."""
 
-    def __init__(self, masks: Masks, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    def __init__(
+        self, masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters
+    ) -> None:
         """Zero the pruned weights and their optimizer state, then attach to every step."""
-        pairs = masks.pairs(model)
-        self._weights = [parameter for _, parameter, _ in pairs]
-        self._pruned = [~mask for _, _, mask in pairs]
+        masks.pairs(model)  # names and shapes
+        self._model = unwrapped(model)
+        self._masks = dict(masks)
+        self._masters = masters
         self._zero_weights()
         self._zero_state(optimizer)
+        reflatten(self._model)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._zero_weights),
@@ -30,19 +38,25 @@ class Hold:
         for handle in self._handles:
             handle.remove()
 
-    @torch.no_grad()
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights now; see the function of the same name."""
-        for weight, pruned in self._pairs():
+        for weight, kept in self._pairs():
             if weight.grad is not None:
-                weight.grad.masked_fill_(pruned, 0)
+                clear(weight.grad, kept)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """(weight, pruned positions), on the device where the weight is now."""
-        for i, (weight, pruned) in enumerate(zip(self._weights, self._pruned, strict=True)):
-            if weight.device != pruned.device:
-                self._pruned[i] = pruned.to(weight.device)
-        return list(zip(self._weights, self._pruned, strict=True))
+        """(weight, kept positions) of the model and the masters, as they are now.
+
+        Weights are looked up by name at every step: sharding and assignment replace parameters.
+        """
+        found = []
+        for name, mask in self._masks.items():
+            weight = self._model.get_parameter(name)
+            self._masks[name] = mask = placed(mask, weight)
+            found.append((weight, mask))
+            if name in self._masters:
+                found.append((self._masters[name], placed(mask, self._masters[name])))
+        return found
 
     def _before_step(self, optimizer: optim.Optimizer, args: tuple, kwargs: dict) -> Any:
         self.mask_gradients()
@@ -61,39 +75,41 @@ class Hold:
 
         return masked
 
-    @torch.no_grad()
     def _zero_weights(self, *_: Any) -> None:
-        # fill, not multiply: 0/0 in an optimizer without eps must not stay NaN, nor zeros be -0
-        for weight, pruned in self._pairs():
-            weight.masked_fill_(pruned, 0)
+        for weight, kept in self._pairs():
+            clear(weight, kept)
 
-    @torch.no_grad()
     def _zero_state(self, optimizer: optim.Optimizer) -> None:
-        for weight, pruned in self._pairs():
+        for weight, kept in self._pairs():
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(pruned.to(value.device), 0)
+                    clear(value, placed(kept, value))
 
 
-def hold(masks: Masks, model: nn.Module, optimizer: optim.Optimizer) -> Hold:
+def hold(
+    masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters | None = None
+) -> Hold:
     """Hooks, removable by `.remove()`, that keep the pruned weights of `model` at exactly zero.
 
     Before each step of `optimizer` the gradients of pruned weights become zero, after it the
     weights; momentum of pruned weights is zeroed now and when a state is loaded. Weights are
-    zeroed now too. A wrapped optimizer (accelerate) is held by the one inside.
+    zeroed now too. A wrapped optimizer (accelerate) is held by the one inside. `masters` are fp32
+    copies by parameter name that the optimizer steps instead of 16-bit weights of the model.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
         optimizer = inner
+    masters = masters or {}
+    refuse_unknown("parameter in the masters, absent from the masks", masters, masks)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if masks and not any(id(parameter) in stepped for _, parameter, _ in masks.pairs(model)):
+    held = [masters.get(name, parameter) for name, parameter, _ in masks.pairs(model)]
+    if masks and not any(id(tensor) in stepped for tensor in held):
         raise ValueError(
             f"the optimizer steps none of the {len(masks)} masked weights of this model; "
-            "give the optimizer made from this model's own parameters"
+            "give the optimizer made from this model's own parameters, or their masters"
         )
-    return Hold(masks, model, optimizer)
+    return Hold(masks, model, optimizer, masters)
 
 
-@torch.no_grad()
 def mask_gradients(masks: Masks, model: nn.Module) -> None:
     """Zero the gradients of pruned weights in place; call it between unscaling and clipping.
 
@@ -103,4 +119,4 @@ def mask_gradients(masks: Masks, model: nn.Module) -> None:
     """
     for _, parameter, mask in masks.pairs(model):
         if parameter.grad is not None:
-            parameter.grad.masked_fill_(~mask, 0)
+            clear(parameter.grad, mask)
