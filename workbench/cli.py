@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true")
     added = command("list", _list, "the networks: tasks, metric, parameters, eligible weights")
     added.add_argument("--json", action="store_true")
+    added = command("explain", _explain, "which weights of a network a rule prunes, and why not")
+    added.add_argument("network")
+    added.add_argument("--rule", default="c4", help="c4, c4+ or asp")
+    added.add_argument("--json", action="store_true")
     command("validate", _validate, "check every spec, study and talk table without running")
     command("track-init", _track_init, "make the MLflow store and the experiment of a scale")
     command("track", _track, "mirror records that MLflow lacks")
@@ -77,9 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
-    for name in (*STAGES, "run", "show", "track-init", "track", "table", "report"):
+    for name in (*STAGES, "run", "show", "explain", "track-init", "track", "table", "report"):
         commands.choices[name].add_argument(
-            "--scale", default="full" if name == "show" else "smoke", help="smoke, lite or full"
+            "--scale",
+            default="full" if name in ("show", "explain") else "smoke",
+            help="smoke, lite or full",
         )
     return parser
 
@@ -91,6 +97,7 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.stages.work", ("StageError",)),
         ("workbench.training.loop", ("TrainingError",)),
         ("workbench.quant.observe", ("QuantError",)),
+        ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
     ):
         if module in sys.modules:
@@ -181,6 +188,12 @@ def _list(arguments: argparse.Namespace) -> None:
             f"{row['network']:<26}{row['metric']:<20}{row['parameters'] / 1e6:>8.2f} M"
             f"{''.join(shares)}  {' > '.join(row['tasks'])}"
         )
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from workbench import inventory
+
+    print(inventory.explained(arguments.network, arguments.scale, arguments.rule, arguments.json))
 
 
 def _validate(_: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """Sparsity: masks by magnitude, pruning, holding zeros through training, measuring."""
 
 from workbench.sparsity.eligibility import Layer, explain
+from workbench.sparsity.explanation import as_text, totals
 from workbench.sparsity.hold import Hold, hold, mask_gradients
 from workbench.sparsity.layouts import Layout, layout_of, reflatten
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import is_nm, layer_sparsity, summary
+from workbench.sparsity.names import SparsityError
 from workbench.sparsity.patterns import (
     block,
     nm,
@@ -20,6 +22,8 @@ __all__ = [
     "Layer",
     "Layout",
     "Masks",
+    "SparsityError",
+    "as_text",
     "block",
     "explain",
     "find_masks",
@@ -33,6 +37,7 @@ __all__ = [
     "prune_trained_model",
     "reflatten",
     "summary",
+    "totals",
     "transposable",
     "unstructured",
     "unstructured_global",

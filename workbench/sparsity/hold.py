@@ -7,7 +7,7 @@ from torch import Tensor, nn, optim
 
 from workbench.sparsity.layouts import reflatten
 from workbench.sparsity.masks import Masks
-from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, placed, unwrapped
 
 Masters = Mapping[str, Tensor]
@@ -103,7 +103,7 @@ def hold(
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     held = [masters.get(name, parameter) for name, parameter, _ in masks.pairs(model)]
     if masks and not any(id(tensor) in stepped for tensor in held):
-        raise ValueError(
+        raise SparsityError(
             f"the optimizer steps none of the {len(masks)} masked weights of this model; "
             "give the optimizer made from this model's own parameters, or their masters"
         )

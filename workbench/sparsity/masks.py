@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, reflatten
-from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, local, placed, unwrapped
 
 _FORMAT = "workbench-masks-3"
@@ -38,7 +38,7 @@ class Masks(Mapping[str, Tensor]):
         """
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
-                raise ValueError(f"mask of {name} is {mask.dtype}; only torch.bool is allowed")
+                raise SparsityError(f"mask of {name} is {mask.dtype}; only torch.bool is allowed")
         self._masks = dict(masks)
         self.pattern = dict(pattern)
         self.rule = rule
@@ -73,7 +73,7 @@ class Masks(Mapping[str, Tensor]):
         refuse_unknown("parameter in the masks, absent from the model", self, parameters)
         for name, mask in self.items():
             if mask.shape != parameters[name].shape:
-                raise ValueError(
+                raise SparsityError(
                     f"mask of {name} has shape {list(mask.shape)}, the model's weight "
                     f"{list(parameters[name].shape)}; use the masks of this model"
                 )
@@ -88,14 +88,14 @@ class Masks(Mapping[str, Tensor]):
         reflatten(model)
 
     def verify(self, model: nn.Module) -> None:
-        """Raise ValueError if a pruned weight of `model` is not zero."""
+        """Raise SparsityError if a pruned weight of `model` is not zero."""
         broken = []
         for name, parameter, mask in self.pairs(model):
             # `>` of bools: not zero, and not kept; NaN is not zero
             if count := int(((local(parameter) != 0) > local(mask)).count_nonzero()):
                 broken.append(f"{name} ({count} of {mask.numel()})")
         if broken:
-            raise ValueError(
+            raise SparsityError(
                 f"non-zero weights outside the mask in {len(broken)} layers: {', '.join(broken)}; "
                 "apply the masks, and hold them on every optimizer that steps these weights"
             )
@@ -133,7 +133,7 @@ class Masks(Mapping[str, Tensor]):
         new_name = change if callable(change) else lambda name: _replace_prefix(name, change)
         renamed = {new_name(name): mask for name, mask in self.items()}
         if len(renamed) != len(self):
-            raise ValueError(f"renaming merges {len(self)} names into {len(renamed)}")
+            raise SparsityError(f"renaming merges {len(self)} names into {len(renamed)}")
         layouts = {new_name(name): layout for name, layout in self._layouts.items()}
         return Masks(renamed, self.pattern, self.rule, layouts)
 
@@ -171,10 +171,10 @@ class Masks(Mapping[str, Tensor]):
                 metadata = file.metadata() or {}
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+            raise SparsityError(f"{path}: not a whole safetensors file ({error})") from error
         known = [name for name in _READABLE if name in metadata]
         if not known:
-            raise ValueError(
+            raise SparsityError(
                 f"{path}: header has {sorted(metadata)}; only mask files written by Masks.save "
                 f"({', '.join(_READABLE)}) are allowed"
             )
@@ -183,7 +183,9 @@ class Masks(Mapping[str, Tensor]):
         layouts = {name: Layout(**given) for name, given in header.get("layouts", {}).items()}
         masks = cls(unpacked, header["pattern"], header["rule"], layouts)
         if masks.digest() != header["digest"]:
-            raise ValueError(f"{path}: the masks do not match their digest; write the file again")
+            raise SparsityError(
+                f"{path}: the masks do not match their digest; write the file again"
+            )
         return masks
 
 

@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from workbench.sparsity.names import SparsityError
+
 # Weights taken at once: on a CPU what stays in cache, on a GPU what hides the launch of a kernel.
 _CHUNK = {"cpu": 2**18, "cuda": 2**25}
 _INFINITE = 0x7F800000  # the bits of infinity in fp32; those of NaN are larger
@@ -21,7 +23,7 @@ def nm(weight: Tensor, keep: int, of: int) -> Tensor:
     and one kernel position. Scores are |w| in fp32; among equals the lowest index is kept.
     """
     if not 1 <= keep <= of <= 16:
-        raise ValueError(f"nm: keep {keep} of {of} given; 1 <= keep <= of <= 16 is allowed")
+        raise SparsityError(f"nm: keep {keep} of {of} given; 1 <= keep <= of <= 16 is allowed")
     weight = _shaped(weight, "nm", 1, of)
     find_kept = _kept_by_table if of <= _TABLE_OF else _kept_by_count
     mask = torch.empty_like(weight, dtype=torch.bool)  # same memory format as the weight
@@ -81,7 +83,7 @@ def transposable(weight: Tensor, search: str = "exact") -> Tensor:
     column have room: it keeps 7 or 8 of 16.
     """
     if search not in (searches := {"exact": _exact_blocks, "greedy": _greedy_blocks}):
-        raise ValueError(f"transposable: search {search!r} given; one of {', '.join(searches)}")
+        raise SparsityError(f"transposable: search {search!r} given; one of {', '.join(searches)}")
     weight = _checked(weight, "transposable", 4, 4)
     mask = torch.empty_like(weight, dtype=torch.bool)
     rows = math.ceil(_rows_at_once(weight) / 4) * 4
@@ -132,7 +134,7 @@ def block(weight: Tensor, rows: int, columns: int, density: float) -> Tensor:
     that is kept, rounded half up; among equals the lowest (out, in, kernel) index is kept.
     """
     if rows < 1 or columns < 1:
-        raise ValueError(f"block: {rows} x {columns} given; rows and columns must be at least 1")
+        raise SparsityError(f"block: {rows} x {columns} given; rows and columns must be at least 1")
     weight = _checked(weight, "block", rows, columns)
     blocks = weight.abs().unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
     magnitude = blocks.sum(dim=(1, 3), dtype=torch.float64)  # [out / rows, in / columns, *kernel]
@@ -171,11 +173,11 @@ def _rows_at_once(weight: Tensor) -> int:
 
 def _largest(scores: Tensor, density: float, pattern: str) -> Tensor:
     if not 0 < density <= 1:
-        raise ValueError(f"{pattern}: density {density} given; 0 < density <= 1 is allowed")
+        raise SparsityError(f"{pattern}: density {density} given; 0 < density <= 1 is allowed")
     flat = scores.flatten()
     count = math.floor(density * flat.numel() + 0.5)
     if count == 0:
-        raise ValueError(
+        raise SparsityError(
             f"{pattern}: density {density} of {flat.numel()} keeps nothing; "
             "raise the density or leave this weight dense"
         )
@@ -197,7 +199,7 @@ def _checked(weight: Tensor, pattern: str, rows: int, columns: int) -> Tensor:
 def _refuse_non_finite(weight: Tensor, pattern: str, rows: int, columns: int) -> None:
     first = (~torch.isfinite(weight.float())).nonzero()[0].tolist()
     group_index = [first[0] // rows, first[1] // columns, *first[2:]]
-    raise ValueError(
+    raise SparsityError(
         f"{pattern}: weight is {weight[tuple(first)].item()} at index {first} "
         f"(group {group_index}); only finite weights can be ranked; find the step that broke it"
     )
@@ -208,13 +210,13 @@ def _shaped(weight: Tensor, pattern: str, rows: int, columns: int) -> Tensor:
     weight = weight.detach()
     shape = list(weight.shape)
     if weight.dim() < 2 or not weight.is_floating_point() or weight.numel() == 0:
-        raise ValueError(
+        raise SparsityError(
             f"{pattern}: a {weight.dtype} tensor of shape {shape} given; a non-empty floating "
             "point weight [out, in / groups, *kernel] is allowed"
         )
     for what, size, group in (("out", shape[0], rows), ("in / groups", shape[1], columns)):
         if size % group:
-            raise ValueError(
+            raise SparsityError(
                 f"{pattern}: {what} is {size} in {shape}; a multiple of {group} is allowed; "
                 f"pad it to {size + group - size % group} or leave this weight dense"
             )

@@ -10,7 +10,7 @@ from workbench.sparsity.eligibility import Layer, Rule, explain, rule_name, weig
 from workbench.sparsity.hold import Masters, hold
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, layout_of
 from workbench.sparsity.masks import Masks
-from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, is_sharded, unwrapped
 
 __all__ = ["TWO_OF_FOUR", "Layer", "Masks", "explain", "find_masks", "prune", "prune_trained_model"]
@@ -65,7 +65,7 @@ def find_masks(
     chosen = [layer.name for layer in layers if layer.eligible]
     if not chosen:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:5])
-        raise ValueError(
+        raise SparsityError(
             f"rule {rule_name(rule)} finds nothing to prune among {len(layers)} weights "
             f"({reasons}); give a model with eligible weights, or kind none"
         )
@@ -96,7 +96,7 @@ def _mask_weights(
         except ValueError as error:
             refused.append(f"{name}: {error}")
     if refused:
-        raise ValueError("\n".join([*refused, "keep_dense leaves named weights dense"]))
+        raise SparsityError("\n".join([*refused, "keep_dense leaves named weights dense"]))
     return masks
 
 
@@ -129,14 +129,14 @@ def _checked_pattern(
 ) -> tuple[Callable[..., Any] | None, dict[str, Any]]:
     """The pattern's function (None for kind none) and its arguments."""
     if "kind" not in pattern:
-        raise ValueError(f"pattern {dict(pattern)} has no kind; one of {', '.join(_KINDS)}")
+        raise SparsityError(f"pattern {dict(pattern)} has no kind; one of {', '.join(_KINDS)}")
     kind = pattern["kind"]
     refuse_unknown("pattern kind", [kind], _KINDS)
     find_mask, needed, possible = _KINDS[kind]
     arguments = {key: value for key, value in pattern.items() if key != "kind"}
     refuse_unknown(f"key of pattern {kind}", arguments, (*needed, *possible))
     if missing := [key for key in needed if key not in arguments]:
-        raise ValueError(
+        raise SparsityError(
             f"pattern {dict(pattern)} lacks {', '.join(missing)}; kind {kind} needs "
             + ", ".join(needed)
         )
