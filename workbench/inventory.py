@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from workbench import dag, models, resolve, sparsity, tasks
 
-RULES = ("c4", "asp")
+RULES = ("c4", "asp", "c4+")
 
 
 def meta_network(network: str, scale: str = "full") -> nn.Module:

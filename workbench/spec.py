@@ -13,6 +13,7 @@ TaskName = Literal[
     "detection",
     "proposals",
     "translation",
+    "translation_by_edits",
     "language_model",
     "question_answering",
 ]
@@ -78,6 +79,7 @@ class Data(Section):
 
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
+    `sequence` cuts what is longer; `train_sequence` leaves longer training pairs out.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Data(Section):
     minimum_size: Count | None = None
     label_noise: Fraction = 0.0
     sequence: Count | None = None
+    train_sequence: Count | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
     limit: Count | None = None
@@ -106,7 +109,8 @@ class Optimizer(Section):
 class Schedule(Section):
     """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
-    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase.
+    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase. An
+    exponential warm-up rises from a hundredth of the peak, as GNMT's does.
     """
 
     shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
@@ -115,6 +119,7 @@ class Schedule(Section):
     milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
     factor: Positive = 0.1
     warmup: Duration = "0it"
+    warmup_shape: Literal["linear", "exponential"] = "linear"
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> "Schedule":
@@ -137,12 +142,17 @@ class Train(Section):
 
 
 class Eval(Section):
-    """How a network is judged on held-out data, always after the last step."""
+    """How a network is judged on held-out data, always after the last step.
+
+    `workbench.models.beam_search.generate` has the formulas of the lengths and of coverage.
+    """
 
     batch: Count = 32
     limit: Count | None = None
     beam: Count = 1
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    length_norm: Literal["fairseq", "gnmt"] = "fairseq"
+    coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
     memory: Count | None = None
 
 

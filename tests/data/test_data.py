@@ -21,7 +21,7 @@ from workbench.data.language import (
     stream_of,
 )
 from workbench.data.loader import Steps, shuffled
-from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, train_tokenizer
+from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, short, train_tokenizer
 from workbench.data.questions import Questions, read_questions, word_pieces
 from workbench.data.source import DataError, open_source
 
@@ -188,3 +188,16 @@ def test_pairs_begin_and_end_and_decode_back() -> None:
     source, target = pairs[(7, 0)]
     assert target[0] == BEGIN and target[-1] == END and source[-1] == END
     assert tokenizer.decode(target[1:-1].tolist()) == german[7]
+
+
+def test_short_pairs_are_those_with_few_tokens_on_both_sides(monkeypatch) -> None:
+    monkeypatch.setattr("workbench.data.pairs.CHUNK", 2)  # three chunks, the last not full
+    tokenizer = train_tokenizer(["a b c d e"], 64)
+    # as many tokens as letters, BEGIN and END besides
+    english = ["a b c d", "a b", "a", "a b c", "a b c"]
+    german = ["a", "a b c d", "b", "b c d", "a b c d"]
+    # of at most 5 tokens: "a" with "b", and "a b c" with "b c d"
+    assert short(english, german, tokenizer, 5) == (["a", "a b c"], ["b", "b c d"])
+    assert short(english, german, tokenizer, 6) == (english, german)
+    with pytest.raises(DataError, match="no pair has at most 2 tokens"):
+        short(english, german, tokenizer, 2)

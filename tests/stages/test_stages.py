@@ -55,15 +55,19 @@ def test_the_recipe_runs_and_keeps_its_promises(network: str, work_of, dense_of)
         assert not final[name][~mask].any(), name
     integers = records["quantize"].sparsity["integers"]
     assert integers["pruned_not_zero"] == 0
-    assert integers["layers_2to4"] == integers["layers_masked"] == len(kept)
-    assert integers["pruned_weights"] == sum(int((~mask).sum()) for mask in kept.values())
+    written = load_file(works["quantize"].out / "int8.safetensors")
+    converted = [name for name in kept if written[name].dtype == torch.int8]
+    # gates of an LSTM have no INT8 form: they stay in floating point, with their zeros
+    assert all("_l0" in name for name in set(kept) - set(converted))
+    assert integers["layers_2to4"] == integers["layers_masked"] == len(converted) > 0
+    assert integers["pruned_weights"] == sum(int((~kept[name]).sum()) for name in converted)
     for record in (dense, records["retrain"], records["quantize"]):
         assert record.primary.startswith(spec.last_phase)
         assert record.primary in record.metrics
     assert not (works["retrain"].out / "resume").exists()
 
 
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize("network", [*FAMILIES, "levenshtein_transformer"])
 def test_an_interrupted_stage_ends_bit_equal(network: str, work_of, dense_of, tmp_path) -> None:
     whole = dense_of(network, tmp_path / "whole")
     calls: list[str] = []

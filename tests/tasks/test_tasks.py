@@ -181,3 +181,30 @@ def test_bleu_of_the_reference_is_100(task_of, monkeypatch) -> None:
     assert metrics["bleu"] > 90  # rare signs are unknown to a vocabulary of 512
     assert metrics["loss"] == pytest.approx(math.log(size), abs=1e-4)
     assert task.chance() < 5
+
+
+def test_training_pairs_may_be_left_out_by_length_and_held_out_ones_stay(task_of, edit) -> None:
+    everything = task_of("gnmt", "train")
+    edit("networks/gnmt.yaml", "train_sequence: 50", "train_sequence: 12")
+    task = task_of("gnmt", "train")
+    assert 0 < len(task.train) < len(everything.train)
+    assert max(len(task.train[(index, 0)][1]) for index in range(99)) <= 12
+    assert len(task.held_out) == len(everything.held_out)
+    assert task.digests() == everything.digests()  # the vocabulary is that of all pairs
+
+
+def test_a_spec_decides_how_translations_are_scored(task_of, monkeypatch) -> None:
+    from workbench.tasks import translation
+
+    asked = {}
+
+    def noted(model, source, **scoring):
+        asked.update(scoring)
+        return [[] for _ in source]
+
+    monkeypatch.setattr(translation, "generate", noted)
+    for network, norm, coverage in (("fairseq_transformer", "fairseq", 0.0), ("gnmt", "gnmt", 0.1)):
+        task = task_of(network, "train")
+        size = task.shape()["vocabulary"]
+        task.evaluate(Fixed(lambda source, target, n=size: torch.zeros(*target.shape, n)), CPU)
+        assert (asked["length_norm"], asked["coverage_penalty"]) == (norm, coverage)

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from workbench.resolve import resolve
 from workbench.spec import Optimizer, Schedule, Train
 from workbench.training import optim
 from workbench.training.loop import Progress, TrainingError
@@ -37,6 +38,22 @@ def test_steps_fall_at_their_milestones() -> None:
 def test_warm_up_rises_linearly_to_the_peak() -> None:
     schedule = Schedule(shape="constant", warmup="10it")
     assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.01, 0.05, 0.1, 0.1])
+
+
+def test_an_exponential_warm_up_rises_a_hundredfold_to_the_peak() -> None:
+    schedule = Schedule(shape="constant", warmup="10it", warmup_shape="exponential")
+    # 0.1 x 0.01 ** (1 - done): DeepLearningExamples' rate after 1, 5 and 10 of 10 steps
+    assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.1 * 0.01**0.9, 0.01, 0.1, 0.1])
+
+
+def test_gnmt_halves_its_rate_four_times_in_the_last_third() -> None:
+    spec = resolve("gnmt", scale="full").spec.phases["train"].train
+    length = 24_000
+    # lr_scheduler.py: from 0.666 x 24000 = 15984 on, every (24000 - 15984) // 4 = 2004 steps
+    expected = {199: 2e-3, 15983: 2e-3, 15984: 1e-3, 17988: 5e-4, 19992: 2.5e-4, 21996: 1.25e-4}
+    for step, rate in expected.items():
+        assert learning_rate(spec, step, length, 4000) == pytest.approx(rate)
+    assert learning_rate(spec, 99, length, 4000) == pytest.approx(2e-4)  # half way up: a tenth
 
 
 def test_cosine_and_linear_reach_zero_and_inverse_sqrt_falls() -> None:

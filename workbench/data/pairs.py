@@ -1,5 +1,6 @@
 """Sentence pairs for translation, under one joint byte-pair vocabulary."""
 
+from itertools import compress
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -9,9 +10,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item
-from workbench.data.source import Source, hub
+from workbench.data.source import DataError, Source, hub
 
 PADDING, BEGIN, END, UNKNOWN = range(4)
+CHUNK = 10_000  # sentences encoded at a time, so that millions of encodings are not held at once
 
 
 class Pairs(Dataset):
@@ -60,6 +62,27 @@ def train_tokenizer(sentences: list[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(sentences, trainer)
     return tokenizer
+
+
+def short(
+    english: list[str], german: list[str], tokenizer: Tokenizer, longest: int
+) -> tuple[list[str], list[str]]:
+    """The pairs with at most `longest` tokens on either side, BEGIN and END counted on both."""
+
+    def fits(side: list[str], start: int) -> list[bool]:
+        encoded = tokenizer.encode_batch_fast(side[start : start + CHUNK])
+        return [len(sentence.ids) + 2 <= longest for sentence in encoded]
+
+    kept = [
+        fit
+        for start in range(0, len(english), CHUNK)
+        for fit in map(all, zip(fits(english, start), fits(german, start), strict=True))
+    ]
+    if not any(kept):
+        raise DataError(
+            f"no pair has at most {longest} tokens a side; give data.train_sequence more"
+        )
+    return list(compress(english, kept)), list(compress(german, kept))
 
 
 def collate(pairs: list[Any]) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Sparsity: masks by magnitude, pruning, holding zeros through training, measuring."""
 
+from workbench.sparsity.channel_graph import NotTraceableError
 from workbench.sparsity.eligibility import Layer, explain
 from workbench.sparsity.explanation import as_text, totals
 from workbench.sparsity.hold import Hold, hold, mask_gradients
@@ -14,14 +15,20 @@ from workbench.sparsity.patterns import (
     unstructured,
     unstructured_global,
 )
+from workbench.sparsity.permutation_proof import FunctionChangedError
+from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_trained_model
 
 __all__ = [
     "TWO_OF_FOUR",
+    "FunctionChangedError",
     "Hold",
     "Layer",
+    "LayerMagnitude",
     "Layout",
     "Masks",
+    "NotTraceableError",
+    "PermutationReport",
     "SparsityError",
     "as_text",
     "block",
@@ -33,6 +40,7 @@ __all__ = [
     "layout_of",
     "mask_gradients",
     "nm",
+    "permute",
     "prune",
     "prune_trained_model",
     "reflatten",
