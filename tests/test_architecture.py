@@ -48,6 +48,7 @@ MAY = {
         "report",
         "resolve",
         "serve",
+        "sparsity",
         "spec",
         "stages",
         "track",

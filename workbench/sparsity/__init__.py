@@ -1,6 +1,8 @@
 """Sparsity: masks by magnitude, pruning, holding zeros through training, measuring."""
 
 from workbench.sparsity.channel_graph import NotTraceableError
+from workbench.sparsity.checkpoints import Checkpoint, read_checkpoint, verify_file
+from workbench.sparsity.compressed import load_compressed, save_compressed
 from workbench.sparsity.eligibility import Layer, explain
 from workbench.sparsity.explanation import as_text, totals
 from workbench.sparsity.hold import Hold, hold, mask_gradients
@@ -21,6 +23,7 @@ from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_train
 
 __all__ = [
     "TWO_OF_FOUR",
+    "Checkpoint",
     "FunctionChangedError",
     "Hold",
     "Layer",
@@ -38,15 +41,19 @@ __all__ = [
     "is_nm",
     "layer_sparsity",
     "layout_of",
+    "load_compressed",
     "mask_gradients",
     "nm",
     "permute",
     "prune",
     "prune_trained_model",
+    "read_checkpoint",
     "reflatten",
+    "save_compressed",
     "summary",
     "totals",
     "transposable",
     "unstructured",
     "unstructured_global",
+    "verify_file",
 ]

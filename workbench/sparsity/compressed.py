@@ -1,9 +1,9 @@
 """Compressed: a checkpoint in one safetensors file, its 2:4 weights as values and 2-bit metadata.
 
 A 2:4 weight of n values takes n / 2 values and n / 8 bytes of metadata: 12.5 % over 16-bit values,
-25 % over 8-bit ones. Groups lie in the order [out, *kernel, in / 4]; the entry `<name>.values` is
-[out, *kernel, in / 2], and `<name>.indices` holds one nibble per group, the lower one first: its low
-two bits are the position of the first kept value, its high two bits that of the second.
+25 % over 8-bit ones. Groups lie in the order [out, *kernel, in / 4]. The entry `<name>.values` is
+[out, *kernel, in / 2]; `<name>.indices` has a nibble per group, the lower one first: its low two
+bits are the position of the first kept value, its high two bits that of the second.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch import Tensor
 from workbench.sparsity.layouts import Layout
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import refuse_unless_nm
-from workbench.sparsity.names import SparsityError, refuse_unknown
+from workbench.sparsity.names import SparsityError
 
 FORMAT = "workbench-2to4-1"
 VALUES, INDICES = ".values", ".indices"
@@ -35,14 +35,15 @@ def save_compressed(
     Weights that are not zero outside their mask, and masks that do not keep exactly 2 of 4, are
     refused by layer and group. Zeros are read back as +0; all else comes back bit by bit.
     """
-    refuse_unknown("weight in the masks, absent from the tensors", masks, tensors)
+    masks.verify_tensors(tensors)
+    for name, mask in masks.items():
+        refuse_unless_nm(f"mask of {name}", mask, 2, 4, masks.layout(name), exactly=True)
     entries: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in masks:
             entries[name] = tensor.detach().cpu().contiguous()
             continue
         mask, layout = masks[name].to(tensor.device), masks.layout(name)
-        _check(name, tensor, mask, layout)
         values, indices = compress(tensor.detach(), mask, layout)
         entries |= {name + VALUES: values.cpu(), name + INDICES: indices.cpu()}
     header = {
@@ -118,18 +119,3 @@ def decompress(
         return layout.restored(groups.view(rows).movedim(-1, 1)).contiguous()
 
     return restored(weight), restored(mask)
-
-
-def _check(name: str, weight: Tensor, mask: Tensor, layout: Layout) -> None:
-    if mask.shape != weight.shape:
-        raise SparsityError(
-            f"mask of {name} has shape {list(mask.shape)}, the weight {list(weight.shape)}"
-        )
-    refuse_unless_nm(f"mask of {name}", mask, 2, 4, layout, exactly=True)
-    outside = ((weight != 0) > mask).nonzero()
-    if len(outside):
-        first = outside[0].tolist()
-        raise SparsityError(
-            f"{name}: {len(outside)} weights outside the mask are not zero, the first "
-            f"{weight[tuple(first)].item()} at index {first}; apply the masks it was pruned with"
-        )

@@ -19,7 +19,7 @@ from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, local, placed, unwrapped
 
 _FORMAT = "workbench-masks-3"
-_READABLE = (_FORMAT, "workbench-masks-2")  # 2: without layouts
+FORMATS = (_FORMAT, "workbench-masks-2")  # 2: without layouts
 
 
 class Masks(Mapping[str, Tensor]):
@@ -100,6 +100,25 @@ class Masks(Mapping[str, Tensor]):
                 "apply the masks, and hold them on every optimizer that steps these weights"
             )
 
+    def verify_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise SparsityError unless `tensors` has every masked weight, zero outside its mask."""
+        refuse_unknown("weight in the masks, absent from the tensors", self, tensors)
+        for name, mask in self.items():
+            weight, mask = tensors[name], mask.to(tensors[name].device)
+            if weight.shape != mask.shape:
+                raise SparsityError(
+                    f"mask of {name} has shape {list(mask.shape)}, the weight {list(weight.shape)}"
+                )
+            outside = ((weight != 0) > mask).nonzero()
+            if len(outside):
+                first, of = outside[0].tolist(), self.pattern.get("of")
+                group = f" (group {first[self.layout(name).input_dim] // of} of input channels)"
+                raise SparsityError(
+                    f"{name}: {len(outside)} weights outside the mask are not zero, the first "
+                    f"{weight[tuple(first)].item()} at index {first}{group if of else ''}; "
+                    "apply the masks they were pruned with"
+                )
+
     def density(self) -> float:
         """Kept share of the masked weights; 1.0 if there are none."""
         total = sum(mask.numel() for mask in self.values())
@@ -172,11 +191,11 @@ class Masks(Mapping[str, Tensor]):
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise SparsityError(f"{path}: not a whole safetensors file ({error})") from error
-        known = [name for name in _READABLE if name in metadata]
+        known = [name for name in FORMATS if name in metadata]
         if not known:
             raise SparsityError(
                 f"{path}: header has {sorted(metadata)}; only mask files written by Masks.save "
-                f"({', '.join(_READABLE)}) are allowed"
+                f"({', '.join(FORMATS)}) are allowed"
             )
         header = json.loads(metadata[known[0]])
         unpacked = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}

@@ -9,7 +9,9 @@ from workbench.stages.work import Work, state
 def run(work: Work) -> Record:
     """Retrain; writes the final weights and the masks that they keep."""
     phases = {name: work.spec.retrained(name) for name in work.spec.repeated}
-    trained = train_phases(work, phases, work.weights(), work.masks())
+    weights, masks = work.weights(), work.masks()
+    masks.verify_tensors(weights)
+    trained = train_phases(work, phases, weights, masks)
     trained.masks.verify(trained.model)
     work.write("final.safetensors", state(trained.model))
     work.write_masks(trained.masks)
