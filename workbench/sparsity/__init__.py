@@ -20,6 +20,7 @@ from workbench.sparsity.patterns import (
 from workbench.sparsity.permutation_proof import FunctionChangedError
 from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_trained_model
+from workbench.sparsity.schedule import Plan, Scheduled
 
 __all__ = [
     "TWO_OF_FOUR",
@@ -32,6 +33,8 @@ __all__ = [
     "Masks",
     "NotTraceableError",
     "PermutationReport",
+    "Plan",
+    "Scheduled",
     "SparsityError",
     "as_text",
     "block",

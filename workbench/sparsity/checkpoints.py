@@ -111,8 +111,7 @@ def _from_buffers(
                 "done; in ASP compute_sparse_masks was not called"
             )
         refuse_unless_nm(f"mask of {name}", mask, 2, 4, layouts[name], exactly=True)
-    others = {name: layout for name, layout in layouts.items() if layout != CHANNELS_SECOND}
-    return Masks({n: m.bool() for n, m in found.items()}, TWO_OF_FOUR, form, others)
+    return Masks({n: m.bool() for n, m in found.items()}, TWO_OF_FOUR, form, layouts)
 
 
 def _from_zeros(tensors: dict[str, Tensor], given: Mapping[str, Layout]) -> Masks:
@@ -126,8 +125,7 @@ def _from_zeros(tensors: dict[str, Tensor], given: Mapping[str, Layout]) -> Mask
         if layout is not None:
             nonzero = layout.oriented((tensor != 0).float())
             masks[name], layouts[name] = layout.restored(nm(nonzero, 2, 4)), layout
-    others = {name: layout for name, layout in layouts.items() if layout != CHANNELS_SECOND}
-    return Masks(masks, TWO_OF_FOUR, "zeros", others)
+    return Masks(masks, TWO_OF_FOUR, "zeros", layouts)
 
 
 def _looks_pruned(tensor: Tensor) -> bool:

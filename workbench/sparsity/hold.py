@@ -22,16 +22,37 @@ class Hold:
         """Zero the pruned weights and their optimizer state, then attach to every step."""
         masks.pairs(model)  # names and shapes
         self._model = unwrapped(model)
-        self._masks = dict(masks)
         self._masters = masters
-        self._zero_weights()
-        self._zero_state(optimizer)
-        reflatten(self._model)
+        self._optimizer = optimizer
+        self.change(masks)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._zero_weights),
             optimizer.register_load_state_dict_post_hook(self._zero_state),
         ]
+
+    @property
+    def masks(self) -> Masks:
+        """The masks that are held."""
+        return self._given
+
+    def change(self, masks: Masks) -> None:
+        """Hold these masks from now on: their pruned weights and optimizer state become zero."""
+        self._given, self._masks = masks, dict(masks)
+        self._zero_weights()
+        self._zero_state(self._optimizer)
+        reflatten(self._model)
+
+    def measured(self) -> dict[str, float]:
+        """Nothing: masks that are held do not change."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the masks are an input of the training."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do: loading the optimizer's state zeroes that of pruned weights."""
 
     def remove(self) -> None:
         """Let the pruned weights go: later steps may change them."""
@@ -96,18 +117,31 @@ def hold(
     zeroed now too. A wrapped optimizer (accelerate) is held by the one inside. `masters` are fp32
     copies by parameter name that the optimizer steps instead of 16-bit weights of the model.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
-        optimizer = inner
+    optimizer = inner(optimizer)
     masters = masters or {}
     refuse_unknown("parameter in the masters, absent from the masks", masters, masks)
+    refuse_stranger(masks, model, optimizer, masters)
+    return Hold(masks, model, optimizer, masters)
+
+
+def refuse_stranger(
+    masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters | None = None
+) -> None:
+    """Raise SparsityError if the optimizer steps none of the masked weights nor their masters."""
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    held = [masters.get(name, parameter) for name, parameter, _ in masks.pairs(model)]
+    held = [(masters or {}).get(name, parameter) for name, parameter, _ in masks.pairs(model)]
     if masks and not any(id(tensor) in stepped for tensor in held):
         raise SparsityError(
             f"the optimizer steps none of the {len(masks)} masked weights of this model; "
             "give the optimizer made from this model's own parameters, or their masters"
         )
-    return Hold(masks, model, optimizer, masters)
+
+
+def inner(optimizer: optim.Optimizer) -> optim.Optimizer:
+    """The optimizer inside the wrappers of accelerate."""
+    while isinstance(wrapped := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        optimizer = wrapped
+    return optimizer
 
 
 def mask_gradients(masks: Masks, model: nn.Module) -> None:

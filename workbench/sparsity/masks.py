@@ -34,7 +34,7 @@ class Masks(Mapping[str, Tensor]):
     ) -> None:
         """Masks of dtype bool, the pattern they follow, the rule that chose their layers.
 
-        `layouts` has those masks whose input channels do not lie in dimension 1.
+        `layouts` tells where input channels lie, for masks in which it is not dimension 1.
         """
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
@@ -42,7 +42,8 @@ class Masks(Mapping[str, Tensor]):
         self._masks = dict(masks)
         self.pattern = dict(pattern)
         self.rule = rule
-        self._layouts = {name: layouts[name] for name in masks if layouts and name in layouts}
+        given = {name: (layouts or {}).get(name, CHANNELS_SECOND) for name in masks}
+        self._layouts = {n: layout for n, layout in given.items() if layout != CHANNELS_SECOND}
 
     def layout(self, name: str) -> Layout:
         """Where the input channels lie in the mask of the parameter `name`."""
@@ -111,11 +112,13 @@ class Masks(Mapping[str, Tensor]):
                 )
             outside = ((weight != 0) > mask).nonzero()
             if len(outside):
-                first, of = outside[0].tolist(), self.pattern.get("of")
-                group = f" (group {first[self.layout(name).input_dim] // of} of input channels)"
+                first, group = outside[0].tolist(), ""
+                if of := self.pattern.get("of"):
+                    channel = first[self.layout(name).input_dim]
+                    group = f" (group {channel // of} of input channels)"
                 raise SparsityError(
                     f"{name}: {len(outside)} weights outside the mask are not zero, the first "
-                    f"{weight[tuple(first)].item()} at index {first}{group if of else ''}; "
+                    f"{weight[tuple(first)].item()} at index {first}{group}; "
                     "apply the masks they were pruned with"
                 )
 

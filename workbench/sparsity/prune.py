@@ -8,7 +8,7 @@ from torch import Tensor, nn, optim
 from workbench.sparsity import patterns
 from workbench.sparsity.eligibility import Layer, Rule, explain, rule_name, weights
 from workbench.sparsity.hold import Masters, hold
-from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, layout_of
+from workbench.sparsity.layouts import Layout, layout_of
 from workbench.sparsity.masks import Masks
 from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, is_sharded, unwrapped
@@ -74,8 +74,17 @@ def find_masks(
     layouts = {name: layout_of(found[name][0]) for name in chosen}
     ranked = {name: whole(masters.get(name, found[name][1])) for name in chosen}
     masks = _mask_weights(ranked, layouts, find_mask, arguments)
-    others = {name: layout for name, layout in layouts.items() if layout != CHANNELS_SECOND}
-    return Masks(masks, pattern, rule_name(rule), others)
+    return Masks(masks, pattern, rule_name(rule), layouts)
+
+
+def rank_again(masks: Masks, model: nn.Module, pattern: Mapping[str, Any]) -> Masks:
+    """Masks of the same weights under a pattern, by their magnitudes now; the model stays."""
+    find_mask, arguments = _checked_pattern(pattern)
+    pairs = masks.pairs(model)
+    ranked = {name: whole(parameter) for name, parameter, _ in pairs}
+    layouts = {name: masks.layout(name) for name in masks}
+    found = _mask_weights(ranked, layouts, find_mask, arguments)
+    return Masks(found, pattern, masks.rule, layouts)
 
 
 def _mask_weights(
