@@ -13,7 +13,8 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAY = {
     "spec": set(),
     "seeds": set(),
-    "resolve": {"spec"},
+    "admitted": set(),
+    "resolve": {"admitted", "spec"},
     "provenance": {"resolve"},
     "record": {"spec"},
     "dag": {"resolve", "record", "spec"},
@@ -25,6 +26,7 @@ MAY = {
     "training": {"spec", "seeds", "record", "tasks"},
     "stages": {
         "dag",
+        "data",
         "models",
         "provenance",
         "record",
@@ -54,7 +56,18 @@ MAY = {
         "track",
     },
 }
-LIGHT = ("spec", "seeds", "resolve", "provenance", "record", "dag", "report", "serve", "cli")
+LIGHT = (
+    "spec",
+    "seeds",
+    "admitted",
+    "resolve",
+    "provenance",
+    "record",
+    "dag",
+    "report",
+    "serve",
+    "cli",
+)
 
 
 def part_of(path: Path) -> str:

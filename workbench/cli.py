@@ -115,6 +115,7 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.data.source", ("DataError",)),
         ("workbench.stages.work", ("StageError",)),
         ("workbench.training.loop", ("TrainingError",)),
+        ("workbench.training.average", ("AverageError",)),
         ("workbench.quant.observe", ("QuantError",)),
         ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),

@@ -74,11 +74,26 @@ class Model(Section):
     depth: Positive = 1.0
 
 
+class Augmentation(Section):
+    """A function of workbench/data/augment.py, by name, with its arguments."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class Longer(Section):
+    """A second length of training examples, from a share of the phase on."""
+
+    sequence: Count
+    after: Duration
+
+
 class Data(Section):
     """A data set of experiments/data/catalog.yaml and the size in which it is read.
 
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
+    `augment` replaces the reader's own augmentation (see its class) by the ones listed, in order.
     `sequence` cuts what is longer; `train_sequence` leaves longer training pairs out.
     """
 
@@ -86,15 +101,20 @@ class Data(Section):
     image_size: Count | None = None
     minimum_size: Count | None = None
     label_noise: Fraction = 0.0
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] | None = None
     sequence: Count | None = None
     train_sequence: Count | None = None
+    longer: Longer | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
     limit: Count | None = None
 
 
 class Optimizer(Section):
-    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch."""
+    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch.
+
+    Norms and biases learn at `bias_lr` times the rate, and decay unless `decay_norms` is false.
+    """
 
     name: Literal["sgd", "adam", "adamw"]
     lr: Positive
@@ -102,6 +122,8 @@ class Optimizer(Section):
     momentum: Fraction = 0.0
     nesterov: bool = False
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    bias_lr: Positive = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms: bool = True
 
@@ -109,8 +131,8 @@ class Optimizer(Section):
 class Schedule(Section):
     """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
-    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase. An
-    exponential warm-up rises from a hundredth of the peak, as GNMT's does.
+    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase; the
+    warm-up rises from the share `warmup_from` of the rate.
     """
 
     shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
@@ -120,12 +142,26 @@ class Schedule(Section):
     factor: Positive = 0.1
     warmup: Duration = "0it"
     warmup_shape: Literal["linear", "exponential"] = "linear"
+    warmup_from: Fraction = 0.0
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> "Schedule":
         if (self.shape == "step") != bool(self.milestones):
             raise ValueError("milestones are given for the shape 'step', and only for it")
         return self
+
+    @model_validator(mode="after")
+    def _an_exponential_begins_above_zero(self) -> "Schedule":
+        if self.warmup_shape == "exponential" and not self.warmup_from:
+            raise ValueError("an exponential warm-up rises from a warmup_from above 0, as 0.01")
+        return self
+
+
+class Average(Section):
+    """The weights at the end are the mean of `last` checkpoints, `every` so often, to the end."""
+
+    last: Count
+    every: Duration
 
 
 class Train(Section):
@@ -137,6 +173,7 @@ class Train(Section):
     schedule: Schedule = Schedule()
     clip_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
+    average: Average | None = None
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     workers: Annotated[int, Field(ge=0)] = 0
 
@@ -145,6 +182,8 @@ class Eval(Section):
     """How a network is judged on held-out data, always after the last step.
 
     `workbench.models.beam_search.generate` has the formulas of the lengths and of coverage.
+    Language models read segments of `sequence` (default: as in training) with a `memory`; with
+    `same_length` each token sees that many before it, distances above `clamp` counting as it.
     """
 
     batch: Count = 32
@@ -153,7 +192,10 @@ class Eval(Section):
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
     length_norm: Literal["fairseq", "gnmt"] = "fairseq"
     coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
+    sequence: Count | None = None
     memory: Count | None = None
+    clamp: Count | None = None
+    same_length: bool = False
 
 
 class Phase(Section):

@@ -1,5 +1,6 @@
 """Data: order as a function of the seed, checks at the door, examples as the papers have them."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from workbench.data.questions import Questions, read_questions, word_pieces
 from workbench.data.source import DataError, open_source
 
 NOWHERE = Path("nowhere")
+PACK = Path(os.environ.get("WORKBENCH_DATA", resolve.ROOT.parent / "shared/data"))
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_its_own() -> None:
@@ -123,6 +125,13 @@ def test_masks_lie_in_their_boxes_and_flip_with_them() -> None:
 def test_bytes_are_split_90_5_5() -> None:
     split = read_bytes(open_source("enwik8_small", NOWHERE))
     assert [len(part) for part in split.values()] == [3_600_000, 200_000, 200_000]
+
+
+@pytest.mark.skipif(not (PACK / "enwik8").exists(), reason="no enwik8: set WORKBENCH_DATA")
+def test_enwik8_is_split_as_is_customary() -> None:
+    split = read_bytes(open_source("enwik8", PACK))
+    # of its 10^8 bytes
+    assert [len(part) for part in split.values()] == [90_000_000, 5_000_000, 5_000_000]
 
 
 def test_unseen_bytes_share_one_symbol() -> None:

@@ -1,4 +1,4 @@
-"""Translation by edits: the noise, the three losses by hand, BLEU, chance, bad specs."""
+"""Translation by edits: the three losses by hand, BLEU, chance, bad specs."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from workbench import dag
-from workbench.data import noisy_pairs
 from workbench.data.pairs import BEGIN, END, PADDING, UNKNOWN
 from workbench.models.edits import Decisions, decide
 from workbench.tasks import open_task, translation_by_edits
@@ -35,23 +34,6 @@ class Fixed(nn.Module):
 
     def forward(self, source: Tensor, part: Tensor, target: Tensor) -> dict[str, Decisions]:
         return decide(self.editor, part, target, PADDING, UNKNOWN)
-
-
-def test_a_part_keeps_the_ends_and_the_order_and_misses_a_word() -> None:
-    target = torch.tensor([BEGIN, *range(10, 20), END])
-    sizes = []
-    for seed in range(400):
-        part = noisy_pairs.random_delete(target, seed).tolist()
-        assert part[0] == BEGIN and part[-1] == END
-        assert part[1:-1] == sorted(part[1:-1])
-        sizes.append(len(part) - 2)
-    # floor(10 u) words stay, u uniform in [0, 1): 0 to 9, each 40 times, within 4 sigma of 6
-    counts = [sizes.count(size) for size in range(10)]
-    assert sum(counts) == 400 and all(16 <= count <= 64 for count in counts)
-
-
-def test_a_sentence_without_words_stays_as_it_is() -> None:
-    assert noisy_pairs.random_delete(torch.tensor([BEGIN, END]), 0).tolist() == [BEGIN, END]
 
 
 def test_a_key_draws_the_same_part_again_and_held_out_parts_are_fixed(task) -> None:
@@ -119,6 +101,14 @@ def test_bits_of_even_guesses_and_bleu_of_the_reference(task, monkeypatch) -> No
     assert metrics["word_del_bits"] == pytest.approx(1)
     assert metrics["loss_bits"] == pytest.approx(9 + math.log2(vocabulary), abs=1e-4)
     assert metrics["bleu"] > 90  # rare signs are unknown to a vocabulary of 512
+
+
+def test_logits_that_are_not_finite_are_an_error_and_not_a_result(task) -> None:
+    broken = Fixed(Constant(task._even() | {"word_del": torch.full([2], math.nan)}))
+    batch = next(iter(task.training_batches(0, 1)))
+    sums = task._sums(broken(batch["source"], batch["part"], batch["target"]))
+    with pytest.raises(FloatingPointError, match="'word_del_bits': nan"):
+        translation_by_edits._bits([sums])
 
 
 def test_the_loss_does_not_depend_on_the_batches_it_is_judged_in(task, tmp_path) -> None:

@@ -40,10 +40,20 @@ def test_warm_up_rises_linearly_to_the_peak() -> None:
     assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.01, 0.05, 0.1, 0.1])
 
 
-def test_an_exponential_warm_up_rises_a_hundredfold_to_the_peak() -> None:
-    schedule = Schedule(shape="constant", warmup="10it", warmup_shape="exponential")
+def test_warm_up_may_begin_at_a_share_of_the_rate() -> None:
+    schedule = Schedule(shape="constant", warmup="10it", warmup_from=0.5)
+    # 0.05 and a tenth of the missing 0.05 a step
+    assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.055, 0.075, 0.1, 0.1])
+
+
+def test_an_exponential_warm_up_rises_from_its_share_to_the_peak() -> None:
+    schedule = Schedule(
+        shape="constant", warmup="10it", warmup_shape="exponential", warmup_from=0.01
+    )
     # 0.1 x 0.01 ** (1 - done): DeepLearningExamples' rate after 1, 5 and 10 of 10 steps
     assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.1 * 0.01**0.9, 0.01, 0.1, 0.1])
+    with pytest.raises(ValueError, match="warmup_from above 0"):
+        Schedule(warmup="10it", warmup_shape="exponential")
 
 
 def test_gnmt_halves_its_rate_four_times_in_the_last_third() -> None:
@@ -77,6 +87,19 @@ def test_norms_and_biases_decay_only_when_asked() -> None:
     spec = Optimizer(name="adamw", lr=1e-3, weight_decay=0.01, decay_norms=False)
     groups = optim.build(model, spec).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.01), (3, 0.0)]
+
+
+def test_biases_learn_at_a_factor_of_the_rate() -> None:
+    model = nn.Linear(4, 4)
+    spec = Optimizer(name="sgd", lr=0.1, bias_lr=2.0, decay_norms=False, weight_decay=0.01)
+    built = optim.build(model, spec)
+    optim.set_rate(built, 0.3)
+    assert [(g["lr"], g["weight_decay"]) for g in built.param_groups] == [(0.3, 0.01), (0.6, 0.0)]
+
+
+def test_adam_takes_its_epsilon() -> None:
+    spec = Optimizer(name="adamw", lr=1e-3, eps=1e-6)
+    assert optim.build(nn.Linear(4, 4), spec).param_groups[0]["eps"] == 1e-6
 
 
 def test_nesterov_is_as_asked() -> None:

@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item
-from workbench.data.source import DataError, Source, hub
+from workbench.data.source import DataError, Source, hub, some
 
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PADDING, BEGIN, END, UNKNOWN = range(4)
 CHUNK = 10_000  # sentences encoded at a time, so that millions of encodings are not held at once
 
@@ -46,18 +47,23 @@ def read_pairs(source: Source, role: str, limit: int | None = None) -> tuple[lis
     else:
         table = parquet.read_table(source.file(role), columns=["en", "de"])
         english, german = table["en"].to_pylist(), table["de"].to_pylist()
-    return english[:limit], german[:limit]
+    return some(source, role, english)[:limit], german[:limit]
 
 
 def train_tokenizer(sentences: list[str], vocabulary: int) -> Tokenizer:
     """A joint byte-pair tokenizer with `vocabulary` entries, learned from the sentences."""
+    if vocabulary <= len(SPECIAL):
+        raise DataError(
+            f"data.vocabulary: {vocabulary} entries hold no word beside {', '.join(SPECIAL)}; at "
+            f"least {len(SPECIAL) + 1} are needed"
+        )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<pad>", "<s>", "</s>", "<unk>"],
+        special_tokens=list(SPECIAL),
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)

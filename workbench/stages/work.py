@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import dag, models, provenance, sparsity
+from workbench.data.source import DataError
 from workbench.record import Cell, File, Record, read, write_text
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
@@ -81,7 +82,10 @@ class Work:
 
     def task(self, phase: str) -> Task:
         """The task of a phase over its data."""
-        return open_task(self.spec.phases[phase], seed_for(self.cell.seed, "data"), self.data)
+        try:
+            return open_task(self.spec.phases[phase], seed_for(self.cell.seed, "data"), self.data)
+        except DataError as error:
+            raise DataError(f"{self.cell.network}, phase {phase}: {error}") from error
 
     def model(self, phase: str, task: Task) -> nn.Module:
         """The network of a phase, freshly initialised."""

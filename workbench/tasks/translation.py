@@ -62,13 +62,18 @@ class Task(base.Task):
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
     @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    def shape_for(vocabulary: int) -> dict[str, Any]:
+        """The vocabulary, up to a multiple of 8 as fairseq pads its own, and its padding."""
+        return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}
+
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The vocabulary that the spec asks for."""
-        return _shape(phase.data.vocabulary or VOCABULARY)
+        return cls.shape_for(phase.data.vocabulary or VOCABULARY)
 
     def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary; a small text may have fewer pieces than asked for."""
-        return _shape(self.tokenizer.get_vocab_size())
+        """The vocabulary as it was learned; a small text may have fewer pieces than asked for."""
+        return self.shape_for(self.tokenizer.get_vocab_size())
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Cross-entropy per target token."""
@@ -116,8 +121,3 @@ class Task(base.Task):
             ignore_index=PADDING,
             label_smoothing=smoothing,
         )
-
-
-def _shape(vocabulary: int) -> dict[str, Any]:
-    # rounded up to a multiple of 8, as fairseq pads its own
-    return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}

@@ -1,7 +1,6 @@
 """Translation by edits: the three losses of fairseq's nat_loss in bits, BLEU by refinement."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,10 @@ class Task(translation.Task):
         """Sentences are padded to the longest of their batch."""
         return collate
 
-    def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary and its token for a word not yet written."""
-        return super().shape() | {"placeholder": UNKNOWN}
+    @staticmethod
+    def shape_for(vocabulary: int) -> dict[str, Any]:
+        """The vocabulary with its padding, and its token for a word not yet written."""
+        return translation.Task.shape_for(vocabulary) | {"placeholder": UNKNOWN}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Nats per insertion, per written word and per deletion, added."""
@@ -73,8 +73,8 @@ class Task(translation.Task):
         The word it writes is always the most frequent one, and is judged by the deletions of it.
         """
         guess = self._frequent(self._frequent(Constant(self._even())))
-        judged = (decide(guess, *edited, PADDING, UNKNOWN) for edited in self._edited_held_out())
-        return _bits([self._sums(decisions) for decisions in judged])["loss_bits"]
+        judged = [self._sums(_decided(guess, batch)) for batch in self.held_out_batches()]
+        return _bits(judged)["loss_bits"]
 
     def _sums(self, decisions: dict[str, Decisions]) -> Sums:
         smoothing = self._smoothing()
@@ -102,8 +102,7 @@ class Task(translation.Task):
         counts = {kind: torch.full_like(o, 1 / len(o)) for kind, o in guess.logits.items()}
         batches = held_out_loader(self.train, self.phase.eval.batch, CHANCE_PAIRS, self.collate)
         for batch in batches:
-            made = decide(guess, batch["part"], batch["target"], PADDING, UNKNOWN)
-            for kind, decisions in made.items():
+            for kind, decisions in _decided(guess, batch).items():
                 counts[kind] += torch.bincount(decisions.target, minlength=len(counts[kind]))
         shares = {kind: seen / seen.sum() for kind, seen in counts.items()}
         smoothing = self._smoothing()
@@ -115,10 +114,6 @@ class Task(translation.Task):
                 for kind, share in shares.items()
             }
         )
-
-    def _edited_held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.held_out_batches():
-            yield batch["part"], batch["target"]
 
 
 class Constant(Editor):
@@ -141,6 +136,10 @@ class Constant(Editor):
         return self.logits["word_del"].expand(*tokens.shape, -1)
 
 
+def _decided(guess: Constant, batch: dict[str, Tensor]) -> dict[str, Decisions]:
+    return decide(guess, batch["part"], batch["target"], PADDING, UNKNOWN)
+
+
 def _total(sums: Sums) -> Tensor:
     # a batch of empty sentences has no words to write: 0, as in fairseq
     return sum(nats / max(1, count) for nats, count in sums.values())
@@ -153,4 +152,6 @@ def _bits(sums: list[Sums]) -> dict[str, float]:
         nats = sum(float(each[kind][0]) for each in sums)
         count = sum(each[kind][1] for each in sums)
         bits[f"{kind}_bits"] = nats / max(1, count) / math.log(2)
+    if not math.isfinite(sum(bits.values())):
+        raise FloatingPointError(f"held-out bits are {bits}: the network's logits are not finite")
     return {"loss_bits": sum(bits.values())} | bits

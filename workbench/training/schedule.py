@@ -11,10 +11,10 @@ def learning_rate(train: Train, step: int, length: int, steps_per_epoch: int) ->
     peak = optimizer.lr * train.batch / (optimizer.lr_batch or train.batch)
     warmup = steps(train.schedule.warmup, steps_per_epoch, length)
     if step < warmup:
-        done = (step + 1) / warmup
+        lowest, done = train.schedule.warmup_from, (step + 1) / warmup
         if train.schedule.warmup_shape == "exponential":
-            return peak * 0.01 ** (1 - done)  # DeepLearningExamples' GNMT, lr_scheduler.py
-        return peak * done
+            return peak * lowest ** (1 - done)
+        return peak * (lowest + (1 - lowest) * done)
     return peak * _shape(train.schedule, step, length, warmup)
 
 
