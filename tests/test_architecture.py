@@ -50,6 +50,7 @@ MAY = {
         "report",
         "resolve",
         "serve",
+        "sparsity",
         "spec",
         "stages",
         "track",

@@ -249,11 +249,38 @@ class Study(Section):
     networks: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
+class Choice(Section):
+    """When masks are chosen during training, instead of once between two trainings.
+
+    It acts in the phase `repeat_from`, phases before it being dense and those after it held. The
+    stage retrain starts from `scratch`, in the place of the talk's three steps, or from the `dense`
+    network, in the place of steps 2 and 3. `dense` is the share of the steps before the first
+    masks, `settle` the one after which they are final, `every` the steps between two choices;
+    `decay` pulls pruned weights to zero while they learn straight through their masks (SR-STE).
+    """
+
+    kind: Literal["straight_through", "once", "gradual"]
+    start: Literal["scratch", "dense"] = "scratch"
+    dense: Fraction = 0.0
+    settle: Fraction = 1.0
+    every: Count = 1
+    decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _has_a_meaning(self) -> "Choice":
+        if self.dense >= self.settle:
+            raise ValueError(f"dense {self.dense} has to be below settle {self.settle}")
+        if self.decay and self.kind != "straight_through":
+            raise ValueError("decay belongs to straight_through: other pruned weights are zero")
+        return self
+
+
 class Treatment(Section):
     """What is done to the weights between dense training and quantization.
 
     `retrain_length` is the share of the schedule of each repeated phase that retraining takes;
-    milestones shrink with it, a warm-up given in steps or epochs does not.
+    milestones shrink with it, a warm-up given in steps or epochs does not. With a `schedule`, masks
+    are chosen during that training and there is no stage prune.
     """
 
     pattern: dict[str, Any] = {"kind": "none"}
@@ -261,6 +288,13 @@ class Treatment(Section):
     keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
     retrain: bool = True
     retrain_length: Share = "100%"
+    schedule: Choice | None = None
+
+    @model_validator(mode="after")
+    def _a_schedule_has_masks_to_choose(self) -> "Treatment":
+        if self.schedule and (self.pattern.get("kind") == "none" or not self.retrain):
+            raise ValueError("a schedule chooses masks: give it a pattern, and leave retrain true")
+        return self
 
 
 class Spec(Section):
@@ -310,6 +344,17 @@ class Spec(Section):
         names = list(self.phases)
         return names[names.index(self.repeat_from) :]
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the stage retrain starts from fresh weights."""
+        return self.treatment.schedule is not None and self.treatment.schedule.start == "scratch"
+
+    @property
+    def retraining(self) -> dict[str, Phase]:
+        """The phases that the stage retrain runs, as it runs them."""
+        names = self.phases if self.from_scratch else self.repeated
+        return {name: self.retrained(name) for name in names}
+
     def retrained(self, phase: str) -> Phase:
         """A repeated phase as retraining runs it: of the treatment's share of its length."""
         given = self.phases[phase]
@@ -330,18 +375,25 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     def seen(name: str) -> dict[str, Any]:
         return {key: value for key, value in phases[name].items() if key in judged}
 
-    def retrained(name: str) -> dict[str, Any]:
-        return spec.retrained(name).model_dump(mode="json", exclude_defaults=True)
-
     treatment = whole["treatment"]
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
+    chosen = {}  # masks that are an input are no part of what retraining reads
+    if spec.treatment.schedule:
+        treatment_read = treated | {"schedule": treatment["schedule"]}
+        chosen = {"treatment": treatment_read, "repeat_from": spec.repeat_from}
     parts: dict[Stage, dict[str, Any]] = {
         "dense": {"phases": phases, "repeat_from": spec.repeat_from},
         "prune": {
             "phases": {name: seen(name) for name in (spec.repeat_from, spec.last_phase)},
             "treatment": treated,
         },
-        "retrain": {"phases": {name: retrained(name) for name in spec.repeated}},
+        "retrain": {
+            "phases": {
+                name: phase.model_dump(mode="json", exclude_defaults=True)
+                for name, phase in spec.retraining.items()
+            },
+            **chosen,
+        },
         "quantize": {
             "phases": {spec.last_phase: seen(spec.last_phase)},
             "quantize": whole.get("quantize", {}),

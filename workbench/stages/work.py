@@ -19,7 +19,7 @@ from torch import nn
 
 from workbench import dag, models, provenance, sparsity
 from workbench.data.source import DataError
-from workbench.record import Cell, File, Record, write_text
+from workbench.record import Cell, File, Record, read, write_text
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
 from workbench.spec import Spec, stage_slice
@@ -97,21 +97,12 @@ class Work:
 
     def weights(self, role: str = "weights") -> Weights:
         """An input file of the stage."""
-        path = self.results / dag.upstream(self.cell)[role]
-        try:
-            return load_file(path)
-        except FileNotFoundError as error:
-            raise StageError(f"{path} is absent; run the stage before {self.cell.stage}") from error
-        except SafetensorError as error:
-            raise StageError(
-                f"{path} is not a whole safetensors file ({error}); delete it and run "
-                "the stage that makes it again"
-            ) from error
+        return read_weights(self.results / dag.upstream(self.cell)[role])
 
     def masks(self) -> sparsity.Masks | None:
-        """The masks that the stage has to keep, if it has any."""
+        """The masks that the stage has to keep, if it has any: those that were pruned."""
         path = dag.upstream(self.cell).get("masks")
-        return sparsity.Masks.load(self.results / path) if path else None
+        return recorded_masks(self.results / path) if path else None
 
     @contextlib.contextmanager
     def judging(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -181,6 +172,31 @@ class Work:
                 "deterministic": self.accelerator.device.type == "cpu",
             },
         )
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in a stage's file."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise StageError(f"{path} is absent; run the stage that makes it") from error
+    except SafetensorError as error:
+        raise StageError(
+            f"{path} is not a whole safetensors file ({error}); delete it and run "
+            "the stage that makes it again"
+        ) from error
+
+
+def recorded_masks(path: Path) -> sparsity.Masks:
+    """The masks in a stage's file, refused unless its record names their digest."""
+    masks, recorded = sparsity.Masks.load(path), read(path.with_name("record.json")).mask_digest
+    found = masks.digest() if masks else ""
+    if found != recorded:
+        raise StageError(
+            f"{path}: these are not the masks of the record beside it (digest {found[:12] or '-'}, "
+            f"recorded {recorded[:12] or '-'}); run the stage that makes them again"
+        )
+    return masks
 
 
 def state(model: nn.Module) -> Weights:

@@ -34,7 +34,7 @@ class Run:
     seed: int
     checkpoint_seconds: float
     log: Callable[[str, list[Row]], None]
-    hold: Callable[[nn.Module, optim.Optimizer], Any] | None = None
+    hold: Callable[[nn.Module, optim.Optimizer, int], Any] | None = None  # int: steps to come
 
 
 @dataclass
@@ -45,8 +45,11 @@ class Progress:
     rows: list[Row]
     waiting: list[tuple[int, float, Tensor]] = field(default_factory=list)
 
-    def flush(self, accelerator: Accelerator) -> list[Row]:
-        """Fetch the waiting losses, means over processes; one that is not finite ends all."""
+    def flush(self, accelerator: Accelerator, measured: dict[str, float]) -> list[Row]:
+        """Fetch the waiting losses, means over processes; one that is not finite ends all.
+
+        The row has what was `measured` beside them.
+        """
         if not self.waiting:
             return []
         losses = torch.stack([loss for _, _, loss in self.waiting]).float()
@@ -60,6 +63,7 @@ class Progress:
                 )
         step, rate, _ = self.waiting[-1]
         row = {"phase": self.phase, "step": step, "lr": rate, "loss": float(losses.mean())}
+        row |= measured
         self.rows.append(row)
         self.waiting.clear()
         return [row]
@@ -78,8 +82,8 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
             spec.average, model, name, length, task.steps_per_epoch, accelerator.device
         )
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    held = run.hold(model, prepared) if run.hold else None
-    start, carry = _restored(run, name, model, optimizer, averaging)
+    held = run.hold(model, prepared, length) if run.hold else None
+    start, carry = _restored(run, name, model, optimizer, averaging, held)
     progress = Progress(name, run.resume.curve(name, start))
     batches = task.training_batches(
         start, length, accelerator.process_index, accelerator.num_processes
@@ -111,11 +115,12 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
             averaging.update(step + 1)
         progress.waiting.append((step, rate, loss.detach()))
         if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
-            fresh = progress.flush(accelerator)
+            fresh = progress.flush(accelerator, held.measured() if held else {})
             bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
             run.log(name, fresh)
             if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:
                 extra = {"carry": carry, "average": averaging.state() if averaging else None}
+                extra["held"] = held.state() if held else None
                 _save(run, name, model, optimizer, step + 1, extra, progress.rows)
                 saved = time.monotonic()
     if held:
@@ -160,6 +165,7 @@ def _restored(
     model: nn.Module,
     optimizer: optim.Optimizer,
     averaging: Averaging | None,
+    held: Any,
 ) -> tuple[int, Any]:
     state = run.resume.load(name)
     if state is None:
@@ -170,6 +176,8 @@ def _restored(
         run.accelerator.scaler.load_state_dict(state["scaler"])
     if averaging:
         averaging.restore(state["average"])
+    if held:
+        held.restore(state["held"])
     torch.set_rng_state(state["random"])
     if state["device_random"]:
         torch.cuda.set_rng_state_all(state["device_random"])
