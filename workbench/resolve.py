@@ -258,8 +258,10 @@ def _check_names(spec: Spec, origins: Origins) -> None:
 
 
 def _check_augment(data: Any, key: str, origins: Origins) -> None:
+    if not data.augment:
+        return
     file, allowed = _origin(origins, key), augmentations(catalog()[data.name]["kind"])
-    for each in data.augment or ():
+    for each in data.augment:
         if each.name not in allowed:
             raise SpecError(
                 f"experiments/{file}: {key}: unknown augmentation {each.name!r} of {data.name}"

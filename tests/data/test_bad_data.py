@@ -118,6 +118,14 @@ def test_a_vocabulary_without_padding_or_mask_is_refused(changed, piece: str) ->
     )
 
 
+def test_padding_is_the_first_of_a_vocabulary(changed) -> None:
+    def swapped(path: Path) -> None:
+        path.write_text(path.read_text().replace("[PAD]\n[UNK]\n", "[UNK]\n[PAD]\n", 1))
+
+    with pytest.raises(DataError, match=r"begins with \[UNK\]; it has to hold \[PAD\]"):
+        word_pieces(changed("squad_small", "vocabulary", swapped))
+
+
 def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
     with pytest.raises(DataError, match="data.vocabulary: 4 entries .* at least 5 are needed"):
         train_tokenizer(["a b"], 4)

@@ -12,17 +12,20 @@ from workbench.data.source import DataError, Source, hub, some
 
 LONGEST_QUESTION = 64  # word pieces, as run_squad.py of google-research/bert
 SHORTEST_QUESTION = 12
+PADDING = 0
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def word_pieces(source: Source) -> BertWordPieceTokenizer:
     """BERT's uncased tokenizer over the vocabulary file of the source."""
     path = source.file("vocabulary")
-    lacking = [piece for piece in SPECIAL if piece not in path.read_text().split("\n")]
-    if lacking:
+    pieces = path.read_text().split("\n")
+    lacking = [piece for piece in SPECIAL if piece not in pieces]
+    if lacking or pieces[PADDING] != SPECIAL[0]:
         raise DataError(
-            f"data set {source.name}: vocabulary {path} has no {', '.join(lacking)}; it has to "
-            f"hold {', '.join(SPECIAL)}, each on a line of its own"
+            f"data set {source.name}: vocabulary {path} "
+            + (f"has no {', '.join(lacking)}" if lacking else f"begins with {pieces[0]}")
+            + f"; it has to hold {', '.join(SPECIAL)}, each on a line of its own, [PAD] first"
         )
     return BertWordPieceTokenizer(str(path), lowercase=True)
 
@@ -39,7 +42,6 @@ class Questions(Dataset):
     ):
         """Rows hold question, context and answers {text, answer_start}; lengths in word pieces."""
         self.rows, self.length = rows, length
-        self.padding = tokenizer.token_to_id("[PAD]")
         room = length - 3 - stride  # for the question, beside [CLS], two [SEP] and one stride
         if room < SHORTEST_QUESTION:
             raise DataError(
@@ -68,7 +70,7 @@ class Questions(Dataset):
         padding = self.length - len(window.ids)
         mask = torch.tensor([1] * len(window.ids) + [0] * padding)
         return {
-            "input_ids": torch.tensor(window.ids + [self.padding] * padding),
+            "input_ids": torch.tensor(window.ids + [PADDING] * padding),
             "token_type_ids": torch.tensor(window.type_ids + [0] * padding),
             "attention_mask": mask,
             "start_positions": torch.tensor(start),

@@ -21,7 +21,7 @@ def _on_axis(axis: int, atoms: Tensor | None, shape: tuple[int, ...]) -> Value:
     return Value(shape, (atoms.view(view),))
 
 
-def _part(rules: Rules, value: Value, axis: int) -> Tensor | None:
+def _part(value: Value, axis: int) -> Tensor | None:
     """Atoms of a weight along one axis; its other components are left alone."""
     axis %= len(value.shape)
     for component in value.components:
@@ -34,7 +34,7 @@ def _rest(rules: Rules, weight: Value, axes: tuple[int, ...]) -> None:
     """Freeze the components of a weight on axes other than its two channel axes."""
     for component in weight.components:
         if not set(axes_of(component)) <= set(axes):
-            rules.freeze(component, "an axis of the weight that is no channel axis")
+            rules.atoms.freeze(component, "kernel positions")
 
 
 def _add_bias(rules: Rules, rows: Tensor | None, bias: Value | None) -> None:
@@ -45,7 +45,7 @@ def _add_bias(rules: Rules, rows: Tensor | None, bias: Value | None) -> None:
 def linear(rules: Rules, named: Arguments) -> Value:
     """y[..., out] = x[..., in] W[out, in] + b."""
     x, weight = named["input"], named["weight"]
-    columns, rows = _part(rules, weight, 1), _part(rules, weight, 0)
+    columns, rows = _part(weight, 1), _part(weight, 0)
     _join_columns(rules, rules.along(x, -1), columns, weight.shape[1])
     _add_bias(rules, rows, named["bias"])
     shape = rules.shapes()[0]
@@ -53,12 +53,10 @@ def linear(rules: Rules, named: Arguments) -> Value:
 
 
 def _join_columns(rules: Rules, x: Tensor | None, columns: Tensor | None, size: int) -> None:
-    if size > 1:
-        rules.join(
-            x,
-            columns,
-            _FIXED if x is not None else "network input, or channels that keep their places",
-        )
+    if size > 1 and x is None:
+        rules.freeze_with_operand(columns, rules.node.args[0])
+    elif size > 1:
+        rules.join(x, columns, _FIXED)
 
 
 def convolution(rules: Rules, named: Arguments) -> Value:
@@ -67,7 +65,7 @@ def convolution(rules: Rules, named: Arguments) -> Value:
     shape = rules.shapes()[0]
     axis = len(shape) - len(weight.shape) + 1
     _rest(rules, weight, (0, 1))
-    incoming, rows = rules.along(x, axis), _part(rules, weight, 0)
+    incoming, rows = rules.along(x, axis), _part(weight, 0)
     if groups > 1 and weight.shape[1] == 1:
         rows = _depthwise(rules, incoming, rows, weight.shape[0] // groups)
     elif groups > 1:
@@ -79,7 +77,7 @@ def convolution(rules: Rules, named: Arguments) -> Value:
                 for group, part in enumerate(atoms.view(groups, -1)):
                     rules.atoms.mark(part, (rules.node.name, place, group))
     else:
-        _join_columns(rules, incoming, _part(rules, weight, 1), weight.shape[1])
+        _join_columns(rules, incoming, _part(weight, 1), weight.shape[1])
     _add_bias(rules, rows, named["bias"])
     return _on_axis(axis, rows, shape)
 
@@ -101,8 +99,8 @@ def transposed(rules: Rules, named: Arguments) -> Value:
         rules.stop(x, weight, named["bias"], reason="grouped transposed convolution")
         return Value(shape)
     _rest(rules, weight, (0, 1))
-    _join_columns(rules, rules.along(x, axis), _part(rules, weight, 0), weight.shape[0])
-    rows = _part(rules, weight, 1)
+    _join_columns(rules, rules.along(x, axis), _part(weight, 0), weight.shape[0])
+    rows = _part(weight, 1)
     _add_bias(rules, rows, named["bias"])
     return _on_axis(axis, rows, shape)
 
@@ -110,8 +108,9 @@ def transposed(rules: Rules, named: Arguments) -> Value:
 def embedding(rules: Rules, named: Arguments) -> Value:
     """Rows of the table are chosen by index, so only its columns may trade."""
     weight, shape = named["weight"], rules.shapes()[0]
-    rules.freeze(_part(rules, weight, 0), "embedding rows are chosen by index")
-    return _on_axis(len(shape) - 1, _part(rules, weight, 1), shape)
+    if (rows := _part(weight, 0)) is not None:
+        rules.atoms.freeze(rows, "embedding rows are chosen by index")
+    return _on_axis(len(shape) - 1, _part(weight, 1), shape)
 
 
 def batch_norm(rules: Rules, named: Arguments) -> Any:

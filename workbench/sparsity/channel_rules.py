@@ -37,6 +37,7 @@ class Rules:
         """`values` holds the placeholders' values; `layers` the rules of layers by ATen name."""
         self.atoms, self.values, self._layers = atoms, values, layers
         self.node: fx.Node
+        self._stopped: dict[fx.Node, str] = {}
 
     def run(self, node: fx.Node) -> None:
         """Set the value of one node; what has no rule stops the channels that reach it."""
@@ -118,11 +119,22 @@ class Rules:
     def freeze(self, atoms: Tensor | None, reason: str) -> None:
         """These atoms keep their places because of this node."""
         if atoms is not None:
-            module = list(self.node.meta.get("nn_module_stack", {}).values())
-            where = (
-                f"{self.node.name} in {module[-1][0] or 'the model'}" if module else self.node.name
-            )
-            self.atoms.freeze(atoms, f"{reason} (node {where})")
+            stack = list(self.node.meta.get("nn_module_stack", {}).values())
+            where = f" in {stack[-1][0] or 'the model'}" if stack else ""
+            self._stopped.setdefault(self.node, f"{reason} (node {self.node.name}{where})")
+            self.atoms.freeze(atoms, self._stopped[self.node])
+
+    def freeze_with_operand(self, atoms: Tensor | None, operand: fx.Node) -> None:
+        """These atoms keep their places as those of `operand`, for the reason found before it."""
+        queue, seen = [operand], set()
+        while queue and atoms is not None:
+            node = queue.pop(0)
+            if node in self._stopped:
+                self.atoms.freeze(atoms, self._stopped[node])
+                return
+            seen.add(node)
+            queue += [before for before in node.all_input_nodes if before not in seen]
+        self.freeze(atoms, "network input")
 
     def stop(self, *values: Value | None, reason: str) -> None:
         """Freeze all that the values hold."""
@@ -203,12 +215,20 @@ class Rules:
             arguments = fx.node.map_arg((self.node.args, self.node.kwargs), table.__getitem__)
             found = self.node.target(*arguments[0], **arguments[1])
             moved.append(found if isinstance(found, (list, tuple)) else [found])
-        return self.result(
-            [
-                Value(shape, tuple(_compact(parts[i]) for parts in moved))
-                for i, shape in enumerate(self.shapes())
-            ]
-        )
+        results = [
+            Value(shape, tuple(_compact(parts[i]) for parts in moved))
+            for i, shape in enumerate(self.shapes())
+        ]
+        self._close(values, results)
+        return self.result(results)
+
+    def _close(self, values: list[Value], results: list[Value]) -> None:
+        """What takes a part of the channels keeps that part together."""
+        whole = sum(len(c.unique()) for value in values for c in value.components)
+        for place, value in enumerate(results):
+            for component in value.components:
+                if len(component.unique()) < whole:
+                    self.atoms.mark(component, (self.node.name, place))
 
     def _still(self) -> Tensor:
         atom = self.atoms.new(1)

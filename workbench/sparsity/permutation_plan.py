@@ -47,20 +47,24 @@ def plan(
     highest = max([0, *(int(c.max()) for v in graph.state.values() for c in v.components)])
     source = torch.arange(highest + 1)
     readers = _readers(graph, weights, highest + 1)
-    weights = dict(weights)
     for members, of_class in zip(graph.classes, readers, strict=True):
-        trade = _trade(members, of_class, weights, keep, of, rounds)
-        if trade is None:
-            continue
-        candidate = torch.arange(highest + 1)
+        trade, is_exact = _trade(members, of_class, weights, keep, of, rounds)
+        candidate = source.clone()
         candidate[members] = trade
-        names = {consumer.name for consumer in of_class}
-        moved = {n: traded(weights[n], graph.state[n].components, candidate) for n in names}
-        before = sum(kept_magnitude(as_matrix(weights[n]), keep, of) for n in sorted(names))
-        after = sum(kept_magnitude(as_matrix(moved[n]), keep, of) for n in sorted(names))
-        if after > before:
-            source[members] = trade
-            weights |= moved
+        if not is_exact:
+            names = sorted({consumer.name for consumer in of_class})
+            before, after = (
+                sum(
+                    kept_magnitude(
+                        as_matrix(traded(weights[n], graph.state[n].components, order)), keep, of
+                    )
+                    for n in names
+                )
+                for order in (source, candidate)
+            )
+            if after <= before:
+                continue
+        source = candidate
     return source
 
 
@@ -106,37 +110,36 @@ def _trade(
     keep: int,
     of: int,
     rounds: int,
-) -> Tensor | None:
-    """For each member the one that takes its place; None if there is nothing to gain."""
-    slots, parts = None, []
+) -> tuple[Tensor, bool]:
+    """For each member the one that takes its place; whether every reader's gain was counted."""
+    slots, parts, is_exact = None, [], True
     for consumer in sorted(of_class, key=lambda c: -weights[c.name][c.rows].numel()):
-        matrix = as_matrix(weights[consumer.name][consumer.rows]).abs()
         for places in _places(members, consumer.roots):
             if slots is None:
                 whole = _whole_groups(places, of)
                 slots = whole if len(whole) >= 2 * of else None
-            if slots is not None:
-                groups = (places[slots] // of).view(-1, of)
-                if (groups == groups[:, :1]).all():  # else its groups are not those searched
-                    parts.append(matrix[:, places[slots]].float())
-    if not parts:
-        return None
-    order = search(torch.cat(parts), keep, of, rounds)
-    if torch.equal(order, torch.arange(len(order))):
-        return None
+            if slots is None or not _is_same_groups(places[slots], of):
+                is_exact = False
+            else:
+                matrix = as_matrix(weights[consumer.name][consumer.rows])
+                parts.append(matrix[:, places[slots]].float())
     trade = members.clone()
-    trade[slots] = members[slots[order]]
-    return trade
+    if parts:
+        trade[slots] = members[slots[search(torch.cat(parts), keep, of, rounds)]]
+    return trade, is_exact or torch.equal(trade, members)
+
+
+def _is_same_groups(columns: Tensor, of: int) -> bool:
+    """Whether every `of` columns in turn are one group of the weight."""
+    groups = (columns // of).view(-1, of)
+    return bool((groups == groups[:, :1]).all())
 
 
 def _places(members: Tensor, roots: Tensor) -> Tensor:
     """Columns of each member, [times it occurs, members]."""
     columns = torch.isin(roots, members).nonzero()[:, 0]
     columns = columns[roots[columns].argsort(stable=True)]
-    present = int(torch.isin(members, roots).sum())
-    if present < len(members) or len(columns) % present:
-        return columns.new_empty(0, len(members))  # held by another conv group
-    return columns.view(present, -1).T
+    return columns.view(len(members), -1).T  # as many each: the parameter's mark says so
 
 
 def _whole_groups(places: Tensor, of: int) -> Tensor:
