@@ -27,17 +27,23 @@ class Images(Dataset):
         augment: bool,
         label_noise: float = 0.0,
         classes: int = 0,
+        crop: str = "resized",
     ):
         """Random resized crop and flip in training; resize by 256/224 and centre crop else.
 
+        With `crop` "shifted": the whole image, in training shifted by up to 4 pixels and flipped.
         The share `label_noise` of the labels is replaced by any of the `classes`, at random.
         """
         self.read, self.augment = read, augment
         self.label_noise, self.classes = label_noise, classes
+        whole = crop == "shifted"
+        geometry = [v2.Resize((size, size), antialias=True)] if whole else []
         if augment:
-            geometry = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-        else:
-            geometry = [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
+            shift = v2.RandomCrop(size, padding=4)
+            geometry.append(shift if whole else v2.RandomResizedCrop(size, antialias=True))
+            geometry.append(v2.RandomHorizontalFlip())
+        elif not whole:
+            geometry += [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
         finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
         self.transform = v2.Compose([v2.PILToTensor(), *geometry, *finish])
 
@@ -104,9 +110,14 @@ def _evenly(count: int, limit: int | None) -> list[int]:
 
 
 def open_images(
-    source: Source, role: str, size: int, limit: int | None = None, label_noise: float = 0.0
+    source: Source,
+    role: str,
+    size: int,
+    limit: int | None = None,
+    label_noise: float = 0.0,
+    crop: str = "resized",
 ) -> Images:
     """The training or held-out images of a source, `size` pixels square."""
     path = source.file(role)
     read = Folder(path, limit) if path.is_dir() else Parquet(path, limit)
-    return Images(read, size, role == "train", label_noise, source.entry["classes"])
+    return Images(read, size, role == "train", label_noise, source.entry["classes"], crop)

@@ -27,7 +27,7 @@ class Trained:
 
 
 def run(work: Work) -> Record:
-    """Train; writes the weights at the prune point and at the end."""
+    """Train or obtain; writes the weights at the prune point and at the end."""
     trained = train_phases(work, work.spec.phases, None, NO_MASKS)
     work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
@@ -53,15 +53,19 @@ def train_phases(
             work.notes[f"{name}/left_out"] = take(model, start, prefix)
         masks, dropped = masks.renamed({"": prefix}).fitted_to(model)
         work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
-        rows += _train_phase(work, name, phase, model, task, masks)
+        rows += train_phase(work, name, phase, model, task, masks)
         work.judge(name, model, task)
         start = ends[name] = state(model)
     return Trained(ends, rows, task, model, masks)
 
 
-def _train_phase(
+def train_phase(
     work: Work, name: str, phase: Phase, model: nn.Module, task: Task, masks: Masks
 ) -> list[Row]:
+    """Train one phase in place, unless an attempt that was cut short finished it; its curve."""
+    if phase.weights:
+        load(model, work.obtained(name))
+        return []
     finished = work.resume.finished(name)
     if finished is not None:
         load(model, finished)

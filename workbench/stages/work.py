@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import dag, models, provenance, sparsity
+from workbench.data.source import open_source
 from workbench.record import Cell, File, Record, write_text
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
-from workbench.spec import Spec, stage_slice
+from workbench.spec import Spec, data_sets, stage_slice
 from workbench.tasks import Task, open_task
 from workbench.training.resume import Resume, Row
 
@@ -104,6 +105,10 @@ class Work:
                 "the stage that makes it again"
             ) from error
 
+    def obtained(self, phase: str) -> Weights:
+        """The published weights that a phase takes, their file checked against the catalog."""
+        return load_file(open_source(self.spec.phases[phase].weights, self.data).file("weights"))
+
     def masks(self) -> sparsity.Masks | None:
         """The masks that the stage has to keep, if it has any."""
         path = dag.upstream(self.cell).get("masks")
@@ -152,7 +157,7 @@ class Work:
         inputs = dag.upstream(self.cell).values()
         devices = provenance.versions() | {"device": _device_name(self.accelerator.device)}
         part = stage_slice(self.spec, self.cell.stage)
-        sets = {section["data"]["name"] for section in part["phases"].values()}
+        sets = data_sets(part)
         return Record(
             cell=self.cell,
             metrics=self.metrics,

@@ -26,8 +26,9 @@ class Task(base.Task):
         super().__init__(phase, seed, root)
         data = phase.data
         size = max(data.image_size or 224, data.minimum_size or 1)
-        self.train = open_images(self.source, "train", size, data.limit, data.label_noise)
-        self.held_out = open_images(self.source, "held_out", size)
+        noise, crop = data.label_noise, data.crop
+        self.train = open_images(self.source, "train", size, data.limit, noise, crop)
+        self.held_out = open_images(self.source, "held_out", size, crop=crop)
 
     @staticmethod
     def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
