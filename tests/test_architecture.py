@@ -24,6 +24,7 @@ MAY = {
     "tasks": {"data", "models", "resolve", "spec", "seeds"},
     "training": {"spec", "seeds", "record", "tasks"},
     "stages": {
+        "data",
         "dag",
         "models",
         "provenance",

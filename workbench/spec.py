@@ -314,7 +314,7 @@ class Spec(Section):
         return names[names.index(self.repeat_from) :]
 
     def retrained(self, phase: str) -> Phase:
-        """A repeated phase as retraining runs it: trained, of the treatment's share of its length."""
+        """A repeated phase as retraining runs it, of the treatment's share of its length."""
         given = self.phases[phase]
         length = _shortened(given.train.length, self.treatment.retrain_length)
         train = given.train.model_copy(update={"length": length})

@@ -1,4 +1,4 @@
-"""The ResNets that He et al. 2015 (section 4.2) made for CIFAR-10, with parameter-free shortcuts."""
+"""The ResNets of He et al. 2015, section 4.2, for CIFAR-10, with parameter-free shortcuts."""
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions; a wider shortcut takes every second pixel and adds zero channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        """From `inputs` to `outputs` channels."""
         super().__init__()
         self.stride, self.added = stride, outputs - inputs
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -32,6 +33,7 @@ class CifarResNet(nn.Module):
     """A stem, three stages of blocks, the mean over pixels and a linear layer."""
 
     def __init__(self, blocks: int, planes: list[int], classes: int) -> None:
+        """`blocks` a stage, of `planes` channels each."""
         super().__init__()
         self.conv1 = nn.Conv2d(3, planes[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])

@@ -13,17 +13,20 @@ from workbench.quant.layers import LEVELS, QuantError, layers, spread, weights_o
 from workbench.quant.recurrent import unrolled
 from workbench.quant.simulate import softmax
 
-SCALES = "int8_scales"  # the parameters that learned scales are, while they are trained
+RATIO = "int8_ratio"  # learned ratios are parameters of the model of this name and a number
+EDGE = LEVELS * (1 + 1e-6)  # the largest weight of a channel is at 127, give or take a rounding
 FIXED = (".hidden", ".weights")  # sites whose range is known
 
 
 class Finetuning(Interception):
     """The model with rounded weights and activations while the block trains it.
 
-    Scales stay as calibration found them, or, learned, are parameters of the model until `scales`
-    takes them off (LSQ, Esser et al. 2020: the gradient of a scale is divided by the root of 127
-    times the number of values it scales). Weights keep their scale too, so a weight cannot leave
-    its range; its gradient is cut off beyond.
+    Scales stay as calibration found them, or are learned by LSQ (Esser et al. 2020): the gradient
+    of a scale is divided by the root of 127 times the number of values that it scales. What is
+    learned is the ratio to the calibrated scale, with the gradient that gives SGD the same steps;
+    Adam, whose steps know no size of gradient, then moves every scale by the same share. The ratios
+    are parameters of the model until `scales` takes them off. Weights have a fixed range too, so a
+    weight beyond it is clipped and gets no gradient.
     """
 
     def __init__(self, model: nn.Module, start: Quantized, learned: bool) -> None:
@@ -31,39 +34,39 @@ class Finetuning(Interception):
         super().__init__(model, start)
         device = next(model.parameters()).device
         given = {site: torch.tensor(scale) for site, scale in start.input_scales.items()}
-        given = {name: value.to(device) for name, value in (given | start.scales).items()}
-        self.learned = learned
-        self.free = [name for name in given if not name.endswith(FIXED)] if learned else []
-        self._scales: dict[str, Tensor] = given
-        if learned:
-            parameters = nn.ParameterList(given[name].clone() for name in self.free)
-            model.register_module(SCALES, parameters)
-            self._scales |= dict(zip(self.free, parameters, strict=True))
+        self._start = {name: value.to(device) for name, value in (given | start.scales).items()}
+        self._ratios: dict[str, nn.Parameter] = {}
+        for name, scale in self._start.items() if learned else ():
+            if not name.endswith(FIXED):
+                self._ratios[name] = nn.Parameter(torch.ones_like(scale))
+                model.register_parameter(f"{RATIO}{len(self._ratios)}", self._ratios[name])
 
     def scales(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Ranges by site and scales by weight at the end of training; the model is plain again."""
-        if self.learned:
-            delattr(self.model, SCALES)
-        bad = [n for n, s in self._scales.items() if not (s.isfinite() & (s >= 0)).all()]
-        if bad:
+        for number in range(len(self._ratios)):
+            delattr(self.model, f"{RATIO}{number + 1}")
+        ratios = {name: ratio.detach() for name, ratio in self._ratios.items()}
+        if bad := [n for n, r in ratios.items() if not (r.isfinite() & (r > 0)).all()]:
             raise QuantError(
                 f"the learned scales of {', '.join(bad)} are negative or not finite; lower "
                 "quantize.finetune.lr_share, or use scales: frozen"
             )
+        ends = {name: scale * ratios.get(name, 1.0) for name, scale in self._start.items()}
         weights = {
-            parameter: self._scales[parameter].detach()
+            parameter: ends.pop(parameter)
             for name, module in layers(self.model).items()
             for parameter in weights_of(name, module)
-            if parameter in self._scales
+            if parameter in ends
         }
-        sites = self._scales.keys() - weights.keys()
-        return {
-            s: ONE if s.endswith(FIXED) else float(self._scales[s]) * LEVELS for s in sites
-        }, weights
+        ranges = {
+            site: ONE if site.endswith(FIXED) else scale.item() * LEVELS
+            for site, scale in ends.items()
+        }
+        return ranges, weights
 
     def activation(self, site: str, values: Tensor) -> Tensor:
         """The activation rounded, in its own type."""
-        if site not in self._scales:
+        if site not in self._start:
             return values
         features = values.numel() / max(1, len(values))
         scale = self._scale(site, features)
@@ -72,13 +75,13 @@ class Finetuning(Interception):
     def layer(self, name: str, parameter: str, call: Call, *operands: Tensor | None) -> Tensor:
         """The layer with its input and its weight rounded."""
         values, weight, bias = operands
-        if parameter not in self._scales:
+        if parameter not in self._start:
             return call(values, weight, bias)
         return call(self.activation(name, values), self._weight(name, parameter, weight), bias)
 
     def recurrent(self, name: str, kind: str, call: Callable[..., Any], arguments: tuple) -> Any:
         """The layer step by step, inputs, hidden states and weights rounded."""
-        if name not in self._scales:
+        if name not in self._start:
             return call(*arguments)
         ready: dict[int, Tensor] = {}
 
@@ -99,15 +102,19 @@ class Finetuning(Interception):
         return self.activation(f"{site}.weights", weights).to(value.dtype) @ value
 
     def _weight(self, name: str, parameter: str, weight: Tensor) -> Tensor:
-        scale = self._scale(parameter, weight.numel() / len(self._scales[parameter]))
+        scale = self._scale(parameter, weight.numel() / len(self._start[parameter]))
         return rounded(weight.float(), spread(self.layers[name], scale, weight))
 
     def _scale(self, name: str, values: float) -> Tensor:
-        scale = self._scales[name]
-        if name not in self.free:
-            return scale
-        share = (values * LEVELS) ** -0.5
-        return (scale - scale * share).detach() + scale * share
+        start = self._start[name]
+        if name not in self._ratios:
+            return start
+        ratio = self._ratios[name] * 1.0  # not the parameter itself, whose hook would stay
+        if ratio.requires_grad:
+            # ratio = scale / start: a step of the ratio is LSQ's step of the scale over start^2
+            share = (values * LEVELS) ** -0.5 / torch.where(start > 0, start, 1.0) ** 2
+            ratio.register_hook(lambda gradient: gradient * share)
+        return start * ratio
 
 
 def rounded(values: Tensor, scale: Tensor) -> Tensor:
@@ -115,5 +122,6 @@ def rounded(values: Tensor, scale: Tensor) -> Tensor:
 
     Where the scale wants a gradient it gets LSQ's: the rounding error inside, +-127 beyond.
     """
-    inside = (values / torch.where(scale > 0, scale, 1.0)).clamp(-LEVELS, LEVELS)
+    inside = values / torch.where(scale > 0, scale, 1.0)
+    inside = torch.where(inside.abs() <= EDGE, inside, LEVELS * inside.detach().sign())
     return (inside + (inside.round() - inside).detach()) * scale

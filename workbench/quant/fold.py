@@ -44,7 +44,8 @@ class Following(Interception):
     ) -> Any:
         """Note who else uses a marked output; asking for its shape is not a use."""
         result = super().__torch_function__(func, types, args, kwargs)
-        if isinstance(result, Tensor | tuple | list) and self.running not in self.norms:
+        is_use = isinstance(result, Tensor | tuple | list) and not isinstance(result, torch.Size)
+        if is_use and self.running not in self.norms:
             for value in _tensors((*args, *(kwargs or {}).values())):
                 if name := getattr(value, _MARK, None):
                     self._elsewhere.add(name)
@@ -52,13 +53,15 @@ class Following(Interception):
 
     def pairs(self) -> dict[str, str]:
         """Norm -> layer where each runs only for the other."""
-        runs: Counter[str] = Counter()
-        for (_, norm), count in self._taken.items():
-            runs[norm] += count
+        taken, norms = Counter(), Counter()
+        for (name, norm), count in self._taken.items():
+            taken[name] += count
+            norms[norm] += count
         return {
             norm: name
             for (name, norm), count in self._taken.items()
-            if name and count == self._made[name] == runs[norm] and name not in self._elsewhere
+            if name and count == self._made[name] == taken[name] == norms[norm]
+            if name not in self._elsewhere
             if _can_fold(self.layers[name])
         }
 

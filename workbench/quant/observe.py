@@ -4,6 +4,8 @@ The definitions are those of NVIDIA's pytorch-quantization and its heir ModelOpt
 (calib/histogram.py), with which users compare.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,7 +45,7 @@ class Histogram:
                 return
             self.width = largest / BINS
             self.counts = torch.zeros(BINS, dtype=torch.float64, device=values.device)
-        bins = max(len(self.counts), int(largest / self.width) + 1)
+        bins = max(len(self.counts), math.ceil(largest / self.width))
         counts = torch.histc(magnitudes, bins, 0, bins * self.width).double()
         counts[: len(self.counts)] += self.counts
         self.counts = counts

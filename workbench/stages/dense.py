@@ -12,6 +12,7 @@ from workbench.tasks import Task
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row
 
+COUNTERS = ("num_batches_tracked",)  # of batch norms: files of old PyTorch lack them, none use them
 NO_MASKS = Masks({}, {"kind": "none"}, "c4")
 
 
@@ -64,7 +65,7 @@ def train_phase(
 ) -> list[Row]:
     """Train one phase in place, unless an attempt that was cut short finished it; its curve."""
     if phase.weights:
-        load(model, work.obtained(name))
+        load(model, work.obtained(name), may_lack=COUNTERS)
         return []
     finished = work.resume.finished(name)
     if finished is not None:

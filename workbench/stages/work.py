@@ -195,10 +195,14 @@ def state(model: nn.Module) -> Weights:
     return kept
 
 
-def load(model: nn.Module, weights: Weights) -> None:
-    """Load the weights of this very network; weights of another are refused."""
+def load(model: nn.Module, weights: Weights, may_lack: tuple[str, ...] = ()) -> None:
+    """Load the weights of this very network; those of another are refused.
+
+    Only buffers and parameters whose names end as `may_lack` says may be absent.
+    """
     left_out = take(model, weights)
-    if names := [name for kind in left_out.values() for name in kind]:
+    names = [name for kind in left_out.values() for name in kind]
+    if names := [name for name in names if not name.endswith(may_lack)]:
         raise StageError(
             f"the weights are of another network ({', '.join(names[:3])}: absent or of another "
             "shape); run the stages from dense on again"
