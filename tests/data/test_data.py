@@ -188,3 +188,21 @@ def test_pairs_begin_and_end_and_decode_back() -> None:
     source, target = pairs[(7, 0)]
     assert target[0] == BEGIN and target[-1] == END and source[-1] == END
     assert tokenizer.decode(target[1:-1].tolist()) == german[7]
+
+
+def test_a_shifted_crop_shows_the_whole_image_moved_by_at_most_four_pixels() -> None:
+    source = open_source("caltech10", NOWHERE)
+    whole = open_images(source, "held_out", 32, crop="shifted")[0, 0][0]
+    images = open_images(source, "train", 32, crop="shifted")
+    images.read = open_images(source, "held_out", 32).read
+    drawn = torch.stack([images[0, key][0] for key in range(20)])
+    assert drawn.shape == (20, 3, 32, 32)
+    inside = torch.nn.functional.pad(whole, (4, 4, 4, 4), value=float("nan"))
+    shifts = [inside[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+    for one in drawn:  # padding is black before it is normalized, so only pixels are compared
+        assert any(
+            torch.allclose(view[~part.isnan()], part[~part.isnan()])
+            for part in shifts
+            for view in (one, one.flip(2))
+        )
+    assert len(drawn.unique(dim=0)) > 10

@@ -113,7 +113,7 @@ def test_a_scale_that_left_the_positive_numbers_is_refused(calibrated, pruned) -
         rounding.scales()
 
 
-def test_a_step_of_sgd_moves_a_scale_as_lsq_does(calibrated: Callable) -> None:
+def test_a_step_of_sgd_is_a_step_of_the_range(calibrated: Callable) -> None:
     torch.manual_seed(0)
     model, values = nn.Sequential(nn.Linear(4, 1, bias=False)), torch.randn(3, 4)
     start = calibrated(model, values)
@@ -127,6 +127,6 @@ def test_a_step_of_sgd_moves_a_scale_as_lsq_does(calibrated: Callable) -> None:
         model[0].weight.detach() + 0.01 * model[0].weight.grad, start.scales["0.weight"]
     )
     nn.functional.linear(rounded(values, scale), weight).sum().backward()
-    expected = scale - 0.01 * scale.grad / (4 * 127) ** 0.5  # four values an example
+    expected = 127 * scale.item() - 0.01 * scale.grad.item() / 127  # range = 127 scale
     ranges, _ = rounding.scales()
-    assert ranges["0"] / 127 == pytest.approx(expected.item(), rel=1e-5)
+    assert ranges["0"] == pytest.approx(expected, rel=1e-6) != pytest.approx(127 * scale.item())

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from workbench.quant.layers import (
@@ -38,12 +37,6 @@ class Quantized:
     def layers(self) -> list[str]:
         """The layers in INT8."""
         return [site for site in self.input_scales if ":" not in site and site[-7:] != ".hidden"]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All as named tensors: int8 weights by name, `<weight>_scale`, `<site>.input_scale`."""
-        named = dict(self.weights) | {f"{n}_scale": value for n, value in self.scales.items()}
-        named |= {f"{n}.input_scale": torch.tensor(v) for n, v in self.input_scales.items()}
-        return named | self.rest
 
     @property
     def attention(self) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from workbench import quant
+from workbench.quant.export import packed
 from workbench.record import Record
 from workbench.seeds import seed_for
 from workbench.sparsity import Masks
@@ -50,7 +51,7 @@ def run(work: Work) -> Record:
         _run_batches(work, task, model, 1)
     with quant.Simulated(model, quantized):
         work.judge(phase, model, task)
-    work.write("int8.safetensors", quantized.tensors())
+    work.write("int8.safetensors", *packed(quantized))
     work.notes["calibrator"] = settings.model_dump()
     work.notes["folded"] = folded
     work.notes["kept_fp"] = sorted(set(quant.layers(model)) - set(quantized.layers))

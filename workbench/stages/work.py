@@ -133,12 +133,12 @@ class Work:
             print(f"{self.cell.stage} {phase}: {shown}", flush=True)
         self.accelerator.wait_for_everyone()
 
-    def write(self, name: str, weights: Weights) -> None:
+    def write(self, name: str, weights: Weights, header: dict[str, str] | None = None) -> None:
         """Write a weights file into the out folder, in the main process."""
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             whole = {key: value.cpu().contiguous() for key, value in weights.items()}
-            save_file(whole, self.out / name)
+            save_file(whole, self.out / name, metadata=header)
 
     def write_curve(self, rows: list[Row]) -> None:
         """Write the logged rows of all phases, in the main process."""
