@@ -37,14 +37,18 @@ standins:
     data: {name: nuclei_small, image_size: 64, limit: 8}
   wmt16:
     data: {name: tatoeba_small, vocabulary: 512, sequence: 16, limit: 400}
-    train: {length: 25it, batch: 8, precision: fp32}
+    train: {length: 25it, batch: 8, precision: fp32, average: {last: 3, every: 4it}}
     eval: {batch: 8, limit: 8}
   enwik8:
     data: {name: enwik8_small, sequence: 16, limit: 60000}
     train: {length: 25it, batch: 4, precision: fp32}
     eval: {batch: 2, limit: 600, memory: 16}
   wikipedia:
-    data: {name: squad_text_small, sequence: 32, limit: 30000}
+    data:
+      name: squad_text_small
+      sequence: 32
+      limit: 30000
+      longer: {sequence: 48, after: 60%}
     train: {length: 25it, batch: 4, precision: fp32, workers: 0}
     eval: {batch: 8, limit: 4000}
   squad:

@@ -13,7 +13,8 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAY = {
     "spec": set(),
     "seeds": set(),
-    "resolve": {"spec"},
+    "admitted": set(),
+    "resolve": {"admitted", "spec"},
     "provenance": {"resolve"},
     "record": {"spec"},
     "dag": {"resolve", "record", "spec"},
@@ -49,12 +50,24 @@ MAY = {
         "report",
         "resolve",
         "serve",
+        "sparsity",
         "spec",
         "stages",
         "track",
     },
 }
-LIGHT = ("spec", "seeds", "resolve", "provenance", "record", "dag", "report", "serve", "cli")
+LIGHT = (
+    "spec",
+    "seeds",
+    "admitted",
+    "resolve",
+    "provenance",
+    "record",
+    "dag",
+    "report",
+    "serve",
+    "cli",
+)
 
 
 def part_of(path: Path) -> str:

@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--threads", type=int, default=1, help="CPU threads")
     added.add_argument("--no-track", action="store_true", help="do not mirror to MLflow")
+    added = command("export", _export, "a finished stage's weights in one file, 2:4 compressed")
+    added.add_argument("network")
+    added.add_argument("--treatment", default="2to4")
+    added.add_argument("--stage", default="retrain", choices=("prune", "retrain", "quantize"))
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--out", type=Path, required=True, help="the file to write")
     added = command("serve", _serve, "fork stages for the process PARENT, libraries loaded once")
     added.add_argument("parent", type=int, help="the pipeline's process; the server ends with it")
     added = command("show", _show, "the resolved spec of a network, each value with its file")
@@ -62,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true")
     added = command("list", _list, "the networks: tasks, metric, parameters, eligible weights")
     added.add_argument("--json", action="store_true")
+    added = command("explain", _explain, "which weights of a network a rule prunes, and why not")
+    added.add_argument("network")
+    added.add_argument("--rule", default="c4", help="c4, c4+ or asp")
+    added.add_argument("--json", action="store_true")
+    added = command("verify", _verify, "whether the weights of a checkpoint are 2:4, of any tool")
+    added.add_argument("file", type=Path)
+    added.add_argument("--masks", type=Path, help="a mask file that the weights must follow")
     command("validate", _validate, "check every spec, study and talk table without running")
     command("track-init", _track_init, "make the MLflow store and the experiment of a scale")
     command("track", _track, "mirror records that MLflow lacks")
@@ -85,10 +98,23 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--networks", default=",".join(resolve.names("networks")))
     added = command("trim", _trim, "remake the small data sets of experiments/data")
     added.add_argument("--pack", type=Path, required=True, help="the folder of the data pack")
-    scaled = (*STAGES, "run", "show", "track-init", "track", "table", "report")
-    for name in (*scaled, "calibrators", "onnx"):
+    for name in (
+        *STAGES,
+        "run",
+        "export",
+        "show",
+        "explain",
+        "track-init",
+        "track",
+        "table",
+        "report",
+        "calibrators",
+        "onnx",
+    ):
         commands.choices[name].add_argument(
-            "--scale", default="full" if name == "show" else "smoke", help="smoke, lite or full"
+            "--scale",
+            default="full" if name in ("show", "explain") else "smoke",
+            help="smoke, lite or full",
         )
     return parser
 
@@ -99,7 +125,9 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.data.source", ("DataError",)),
         ("workbench.stages.work", ("StageError",)),
         ("workbench.training.loop", ("TrainingError",)),
+        ("workbench.training.average", ("AverageError",)),
         ("workbench.quant.layers", ("QuantError",)),
+        ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
     ):
         if module in sys.modules:
@@ -157,6 +185,22 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
         mirror.finish(record, path)
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from workbench.stages import Work
+    from workbench.stages.export import export
+
+    cell = Cell(
+        scale=arguments.scale,
+        network=arguments.network,
+        treatment=arguments.treatment,
+        stage=arguments.stage,
+        seed=arguments.seed,
+    )
+    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
+    work = Work(cell, spec, Path(dag.RESULTS), Path(os.environ.get("WORKBENCH_DATA", "data")))
+    print(export(work, arguments.out))
+
+
 def _serve(arguments: argparse.Namespace) -> None:
     address = os.environ.get("WORKBENCH_SERVER")
     if not address:
@@ -189,6 +233,19 @@ def _list(arguments: argparse.Namespace) -> None:
             f"{row['network']:<26}{row['metric']:<20}{row['parameters'] / 1e6:>8.2f} M"
             f"{''.join(shares)}  {' > '.join(row['tasks'])}"
         )
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from workbench import inventory
+
+    print(inventory.explained(arguments.network, arguments.scale, arguments.rule, arguments.json))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from workbench import sparsity
+
+    masks = sparsity.Masks.load(arguments.masks) if arguments.masks else None
+    print(sparsity.verify_file(arguments.file, masks))
 
 
 def _validate(_: argparse.Namespace) -> None:
@@ -248,7 +305,7 @@ def _onnx(arguments: argparse.Namespace) -> None:
     )
     spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
     from workbench.stages import Work
-    from workbench.stages.export import onnx_of
+    from workbench.stages.to_onnx import onnx_of
 
     proto = onnx_of(Work(cell, spec, Path(dag.RESULTS), _data()))
     arguments.file.write_bytes(proto.SerializeToString())

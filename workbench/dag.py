@@ -59,6 +59,10 @@ def upstream(cell: Cell) -> dict[str, Path]:
         final = {"final": dense / "final.safetensors"} if later else {}
         return {"weights": dense / "prune_point.safetensors", **final}
     if cell.stage == "retrain":
+        spec = spec_of(cell.network, cell.treatment, cell.scale)
+        if spec.treatment.schedule:
+            start = _at(cell, "dense", "dense") / "prune_point.safetensors"
+            return {} if spec.from_scratch else {"weights": start}
         pruned = _at(cell, cell.treatment, "prune")
         return {
             "weights": pruned / "pruned.safetensors",
@@ -74,11 +78,14 @@ def upstream(cell: Cell) -> dict[str, Path]:
 
 
 def chain(cell: Cell) -> list[Cell]:
-    """The stages of a cell from dense to itself, in the order in which they run."""
+    """The stages of a cell from its first to itself, in the order in which they run."""
     if cell.stage == "dense":
         return [cell.model_copy(update={"treatment": "dense"})]
     before = {"prune": "dense", "retrain": "prune", "quantize": "retrain"}[cell.stage]
-    if not spec_of(cell.network, cell.treatment, cell.scale).treatment.retrain:
+    spec = spec_of(cell.network, cell.treatment, cell.scale)
+    if cell.stage == "retrain" and spec.from_scratch:
+        return [cell]
+    if not spec.treatment.retrain or (cell.stage == "retrain" and spec.treatment.schedule):
         before = "dense"
     return [*chain(cell.model_copy(update={"stage": before})), cell]
 
@@ -94,7 +101,9 @@ def stage_inputs(stage: Stage) -> Callable[[Any], dict[str, str]]:
             stage=stage,
             seed=int(wildcards.seed),
         )
-        return {role: f"{RESULTS}/{path}" for role, path in upstream(cell).items()}
+        found = {role: f"{RESULTS}/{path}" for role, path in upstream(cell).items()}
+        # what starts from nothing starts after the store is made, as the stage dense does
+        return found or {"tracking": f"{RESULTS}/{cell.scale}/tracking.json"}
 
     return of
 

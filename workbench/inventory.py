@@ -1,7 +1,9 @@
 """Inventory: what each network is, counted on the meta device from its spec alone."""
 
 import csv
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from workbench import dag, models, resolve, sparsity, tasks
 
-RULES = ("c4", "asp")
+RULES = ("c4", "asp", "c4+")
 
 
 def meta_network(network: str, scale: str = "full") -> nn.Module:
@@ -51,6 +53,16 @@ def row(network: str, scale: str = "full") -> dict[str, Any]:
         "source": spec.source,
         "published": _published(spec.talk),
     }
+
+
+def explained(network: str, scale: str, rule: str, as_json: bool) -> str:
+    """Which weights of a network a rule prunes and why not the others, as text or JSON."""
+    model = meta_network(network, scale)
+    layers = sparsity.explain(model, rule)
+    if not as_json:
+        return sparsity.as_text(model, layers)
+    found = {"layers": [asdict(layer) for layer in layers]}
+    return json.dumps(found | {"totals": sparsity.totals(model, layers)}, indent=1)
 
 
 def parameters(model: nn.Module) -> int:

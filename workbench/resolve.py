@@ -1,6 +1,5 @@
 """From YAML files to one spec: extends, merging in order, the origin of every value, errors."""
 
-import ast
 import copy
 import difflib
 import functools
@@ -12,11 +11,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from workbench.admitted import augmentations, builders, minimum_sizes
 from workbench.spec import Section, Spec, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
-MODELS = ROOT / "workbench" / "models"
 Tree = dict[str, Any]
 Origins = dict[str, str]
 
@@ -155,20 +154,6 @@ def data_digests() -> dict[str, str]:
     }
 
 
-def builders() -> dict[str, list[str]]:
-    """Each builder of workbench/models with the names of its arguments, read without importing."""
-    found = {path.stem: _arguments(path.read_text()) for path in sorted(MODELS.glob("*.py"))}
-    return {name: arguments for name, arguments in found.items() if arguments is not None}
-
-
-@functools.cache
-def _arguments(source: str) -> list[str] | None:
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "build":
-            return [argument.arg for argument in node.args.kwonlyargs]
-    return None
-
-
 def _extended(kind: str, name: str) -> tuple[Tree, Origins]:
     chain, tree, origins = [name], {}, {}
     while base := read_yaml(known(kind, chain[-1])).get("extends"):
@@ -272,8 +257,41 @@ def _check_names(spec: Spec, origins: Origins) -> None:
                 f"experiments/{_origin(origins, key)}: {key}: unknown weights {section.weights!r}"
                 f"{nearest(section.weights, list(catalog()))}"
             )
+        _check_augment(section.data, f"phases.{phase}.data.augment", origins)
         own = f"phases.{phase}.model" if section.model else "model"
         _check_builder(spec.model_of(phase), own, origins)
+        _check_size(spec, phase, origins)
+
+
+def _check_augment(data: Any, key: str, origins: Origins) -> None:
+    if not data.augment:
+        return
+    file, allowed = _origin(origins, key), augmentations(catalog()[data.name]["kind"])
+    for each in data.augment:
+        if each.name not in allowed:
+            raise SpecError(
+                f"experiments/{file}: {key}: unknown augmentation {each.name!r} of {data.name}"
+                f"{nearest(each.name, list(allowed))}; known: {', '.join(allowed) or 'none'}"
+            )
+        for name in each.args:
+            if name not in allowed[each.name]:
+                raise SpecError(
+                    f"experiments/{file}: {key}: unknown argument {name!r} of {each.name}"
+                    f"{nearest(name, allowed[each.name])}; allowed: "
+                    f"{', '.join(allowed[each.name]) or 'none'}"
+                )
+
+
+def _check_size(spec: Spec, phase: str, origins: Origins) -> None:
+    data, builder = spec.phases[phase].data, spec.model_of(phase).build
+    least = minimum_sizes().get(builder, 1)
+    if data.image_size and max(data.image_size, data.minimum_size or 1) < least:
+        key = f"phases.{phase}.data.image_size"
+        raise SpecError(
+            f"experiments/{_origin(origins, key)}: {key}: {spec.title} ({builder}) takes images of "
+            f"at least {least} pixels (given: {data.image_size}); raise it, or set "
+            "data.minimum_size"
+        )
 
 
 def _check_builder(model: Any, key: str, origins: Origins) -> None:

@@ -13,6 +13,7 @@ TaskName = Literal[
     "detection",
     "proposals",
     "translation",
+    "translation_by_edits",
     "language_model",
     "question_answering",
 ]
@@ -73,28 +74,49 @@ class Model(Section):
     depth: Positive = 1.0
 
 
+class Augmentation(Section):
+    """A function of workbench/data/augment.py, by name, with its arguments."""
+
+    name: str
+    args: dict[str, Any] = {}
+
+
+class Longer(Section):
+    """A second length of training examples, from a share of the phase on."""
+
+    sequence: Count
+    after: Duration
+
+
 class Data(Section):
     """A data set of experiments/data/catalog.yaml and the size in which it is read.
 
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
-    `crop` is what training sees of an image: a part of any size, as ImageNet's recipes take it, or
-    the whole one shifted by up to 4 pixels, as CIFAR's do.
+    `whole` shows held-out images whole, not the middle of them as ImageNet's are shown.
+    `augment` replaces the reader's own augmentation (see its class) by the ones listed, in order.
+    `sequence` cuts what is longer; `train_sequence` leaves longer training pairs out.
     """
 
     name: str
     image_size: Count | None = None
     minimum_size: Count | None = None
     label_noise: Fraction = 0.0
-    crop: Literal["resized", "shifted"] = "resized"
+    whole: bool = False
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] | None = None
     sequence: Count | None = None
+    train_sequence: Count | None = None
+    longer: Longer | None = None
     vocabulary: Count | None = None
     stride: Count | None = None
     limit: Count | None = None
 
 
 class Optimizer(Section):
-    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch."""
+    """Update rule; `lr` belongs to a batch of `lr_batch` and scales linearly with the batch.
+
+    Norms and biases learn at `bias_lr` times the rate, and decay unless `decay_norms` is false.
+    """
 
     name: Literal["sgd", "adam", "adamw"]
     lr: Positive
@@ -102,6 +124,8 @@ class Optimizer(Section):
     momentum: Fraction = 0.0
     nesterov: bool = False
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    bias_lr: Positive = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norms: bool = True
 
@@ -109,7 +133,8 @@ class Optimizer(Section):
 class Schedule(Section):
     """Learning rate over a phase: warm-up, then a shape whose milestones are fractions.
 
-    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase.
+    `factor` is what a milestone multiplies the rate by, or an exponential the whole phase; the
+    warm-up rises from the share `warmup_from` of the rate.
     """
 
     shape: Literal["constant", "step", "exponential", "cosine", "linear", "inverse_sqrt"] = (
@@ -118,12 +143,27 @@ class Schedule(Section):
     milestones: Annotated[tuple[Fraction, ...], Field(strict=False)] = ()
     factor: Positive = 0.1
     warmup: Duration = "0it"
+    warmup_shape: Literal["linear", "exponential"] = "linear"
+    warmup_from: Fraction = 0.0
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> "Schedule":
         if (self.shape == "step") != bool(self.milestones):
             raise ValueError("milestones are given for the shape 'step', and only for it")
         return self
+
+    @model_validator(mode="after")
+    def _an_exponential_begins_above_zero(self) -> "Schedule":
+        if self.warmup_shape == "exponential" and not self.warmup_from:
+            raise ValueError("an exponential warm-up rises from a warmup_from above 0, as 0.01")
+        return self
+
+
+class Average(Section):
+    """The weights at the end are the mean of `last` checkpoints, `every` so often, to the end."""
+
+    last: Count
+    every: Duration
 
 
 class Train(Section):
@@ -135,18 +175,29 @@ class Train(Section):
     schedule: Schedule = Schedule()
     clip_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
+    average: Average | None = None
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     workers: Annotated[int, Field(ge=0)] = 0
 
 
 class Eval(Section):
-    """How a network is judged on held-out data, always after the last step."""
+    """How a network is judged on held-out data, always after the last step.
+
+    `workbench.models.beam_search.generate` has the formulas of the lengths and of coverage.
+    Language models read segments of `sequence` (default: as in training) with a `memory`; with
+    `same_length` each token sees that many before it, distances above `clamp` counting as it.
+    """
 
     batch: Count = 32
     limit: Count | None = None
     beam: Count = 1
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    length_norm: Literal["fairseq", "gnmt"] = "fairseq"
+    coverage_penalty: Annotated[float, Field(ge=0)] = 0.0
+    sequence: Count | None = None
     memory: Count | None = None
+    clamp: Count | None = None
+    same_length: bool = False
 
 
 class Phase(Section):
@@ -201,6 +252,7 @@ class Finetune(Section):
                 "length": f"{max(1, steps(self.length, steps_per_epoch, whole))}it",
                 "optimizer": optimizer,
                 "schedule": self.schedule,
+                "average": None,
             }
         )
 
@@ -252,11 +304,38 @@ class Study(Section):
     networks: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
 
+class Choice(Section):
+    """When masks are chosen during training, instead of once between two trainings.
+
+    It acts in the phase `repeat_from`, phases before it being dense and those after it held. The
+    stage retrain starts from `scratch`, in the place of the talk's three steps, or from the `dense`
+    network, in the place of steps 2 and 3. `dense` is the share of the steps before the first
+    masks, `settle` the one after which they are final, `every` the steps between two choices;
+    `decay` pulls pruned weights to zero while they learn straight through their masks (SR-STE).
+    """
+
+    kind: Literal["straight_through", "once", "gradual"]
+    start: Literal["scratch", "dense"] = "scratch"
+    dense: Fraction = 0.0
+    settle: Fraction = 1.0
+    every: Count = 1
+    decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _has_a_meaning(self) -> "Choice":
+        if self.dense >= self.settle:
+            raise ValueError(f"dense {self.dense} has to be below settle {self.settle}")
+        if self.decay and self.kind != "straight_through":
+            raise ValueError("decay belongs to straight_through: other pruned weights are zero")
+        return self
+
+
 class Treatment(Section):
     """What is done to the weights between dense training and quantization.
 
     `retrain_length` is the share of the schedule of each repeated phase that retraining takes;
-    milestones shrink with it, a warm-up given in steps or epochs does not.
+    milestones shrink with it, a warm-up given in steps or epochs does not. With a `schedule`, masks
+    are chosen during that training and there is no stage prune.
     """
 
     pattern: dict[str, Any] = {"kind": "none"}
@@ -264,6 +343,13 @@ class Treatment(Section):
     keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
     retrain: bool = True
     retrain_length: Share = "100%"
+    schedule: Choice | None = None
+
+    @model_validator(mode="after")
+    def _a_schedule_has_masks_to_choose(self) -> "Treatment":
+        if self.schedule and (self.pattern.get("kind") == "none" or not self.retrain):
+            raise ValueError("a schedule chooses masks: give it a pattern, and leave retrain true")
+        return self
 
 
 class Spec(Section):
@@ -313,6 +399,17 @@ class Spec(Section):
         names = list(self.phases)
         return names[names.index(self.repeat_from) :]
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the stage retrain starts from fresh weights."""
+        return self.treatment.schedule is not None and self.treatment.schedule.start == "scratch"
+
+    @property
+    def retraining(self) -> dict[str, Phase]:
+        """The phases that the stage retrain runs, as it runs them."""
+        names = self.phases if self.from_scratch else self.repeated
+        return {name: self.retrained(name) for name in names}
+
     def retrained(self, phase: str) -> Phase:
         """A repeated phase as retraining runs it, of the treatment's share of its length."""
         given = self.phases[phase]
@@ -337,19 +434,26 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     def trained(name: str) -> dict[str, Any]:
         return {key: value for key, value in phases[name].items() if key != "weights"}
 
-    def retrained(name: str) -> dict[str, Any]:
-        return spec.retrained(name).model_dump(mode="json", exclude_defaults=True)
-
     last = spec.last_phase
     treatment = whole["treatment"]
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
+    chosen = {}  # masks that are an input are no part of what retraining reads
+    if spec.treatment.schedule:
+        treatment_read = treated | {"schedule": treatment["schedule"]}
+        chosen = {"treatment": treatment_read, "repeat_from": spec.repeat_from}
     parts: dict[Stage, dict[str, Any]] = {
         "dense": {"phases": phases, "repeat_from": spec.repeat_from},
         "prune": {
             "phases": {name: seen(name) for name in (spec.repeat_from, last)},
             "treatment": treated,
         },
-        "retrain": {"phases": {name: retrained(name) for name in spec.repeated}},
+        "retrain": {
+            "phases": {
+                name: phase.model_dump(mode="json", exclude_defaults=True)
+                for name, phase in spec.retraining.items()
+            },
+            **chosen,
+        },
         "quantize": {
             "phases": {last: trained(last) if spec.quantize.finetune else seen(last)},
             "quantize": whole.get("quantize", {}),

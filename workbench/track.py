@@ -61,7 +61,8 @@ class Mirror:
         self.waiting += [
             Metric(f"{phase}/{key}", row[key], now, row["step"])
             for row in rows
-            for key in ("loss", "lr")
+            for key in row
+            if key not in ("phase", "step")
         ]
         if time.monotonic() - self.flushed > FLUSH_SECONDS:
             self.flush()
@@ -131,7 +132,8 @@ def send(record: Record, path: Path, curve: list[Row] | None = None) -> None:
     metrics += [
         Metric(f"{row['phase']}/{key}", row[key], now, row["step"])
         for row in curve or []
-        for key in ("loss", "lr")
+        for key in row
+        if key not in ("phase", "step")
     ]
     params = [Param(key, str(value)[:500]) for key, value in leaves(record.spec)]
     tags = [

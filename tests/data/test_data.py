@@ -1,5 +1,6 @@
 """Data: order as a function of the seed, checks at the door, examples as the papers have them."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from workbench.data.language import (
     stream_of,
 )
 from workbench.data.loader import Steps, shuffled
-from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, train_tokenizer
+from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, short, train_tokenizer
 from workbench.data.questions import Questions, read_questions, word_pieces
 from workbench.data.source import DataError, open_source
 
 NOWHERE = Path("nowhere")
+PACK = Path(os.environ.get("WORKBENCH_DATA", resolve.ROOT.parent / "shared/data"))
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_its_own() -> None:
@@ -125,6 +127,13 @@ def test_bytes_are_split_90_5_5() -> None:
     assert [len(part) for part in split.values()] == [3_600_000, 200_000, 200_000]
 
 
+@pytest.mark.skipif(not (PACK / "enwik8").exists(), reason="no enwik8: set WORKBENCH_DATA")
+def test_enwik8_is_split_as_is_customary() -> None:
+    split = read_bytes(open_source("enwik8", PACK))
+    # of its 10^8 bytes
+    assert [len(part) for part in split.values()] == [90_000_000, 5_000_000, 5_000_000]
+
+
 def test_unseen_bytes_share_one_symbol() -> None:
     codes, symbols = byte_codes(np.array([97, 98], np.uint8), np.array([99, 100], np.uint8))
     assert symbols == 3
@@ -190,19 +199,14 @@ def test_pairs_begin_and_end_and_decode_back() -> None:
     assert tokenizer.decode(target[1:-1].tolist()) == german[7]
 
 
-def test_a_shifted_crop_shows_the_whole_image_moved_by_at_most_four_pixels() -> None:
-    source = open_source("caltech10", NOWHERE)
-    whole = open_images(source, "held_out", 32, crop="shifted")[0, 0][0]
-    images = open_images(source, "train", 32, crop="shifted")
-    images.read = open_images(source, "held_out", 32).read
-    drawn = torch.stack([images[0, key][0] for key in range(20)])
-    assert drawn.shape == (20, 3, 32, 32)
-    inside = torch.nn.functional.pad(whole, (4, 4, 4, 4), value=float("nan"))
-    shifts = [inside[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
-    for one in drawn:  # padding is black before it is normalized, so only pixels are compared
-        assert any(
-            torch.allclose(view[~part.isnan()], part[~part.isnan()])
-            for part in shifts
-            for view in (one, one.flip(2))
-        )
-    assert len(drawn.unique(dim=0)) > 10
+def test_short_pairs_are_those_with_few_tokens_on_both_sides(monkeypatch) -> None:
+    monkeypatch.setattr("workbench.data.pairs.CHUNK", 2)  # three chunks, the last not full
+    tokenizer = train_tokenizer(["a b c d e"], 64)
+    # as many tokens as letters, BEGIN and END besides
+    english = ["a b c d", "a b", "a", "a b c", "a b c"]
+    german = ["a", "a b c d", "b", "b c d", "a b c d"]
+    # of at most 5 tokens: "a" with "b", and "a b c" with "b c d"
+    assert short(english, german, tokenizer, 5) == (["a", "a b c"], ["b", "b c d"])
+    assert short(english, german, tokenizer, 6) == (english, german)
+    with pytest.raises(DataError, match="no pair has at most 2 tokens"):
+        short(english, german, tokenizer, 2)

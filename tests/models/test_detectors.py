@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from workbench import models
 from workbench.models import ssd
@@ -53,6 +54,36 @@ def test_retinanet_makes_p6_from_c5_and_labels_from_1() -> None:
     assert set(model([torch.rand(3, 64, 64)])[0]["labels"].tolist()) <= {1, 2, 3}
     # three sizes an octave, 32 x 2^(1/3) = 40.3 and 32 x 2^(2/3) = 50.8, as torchvision rounds
     assert full.anchor_generator.sizes[0] == (32, 40, 50)
+
+
+def test_rcnn_and_rpn_pool_p6_from_p5() -> None:
+    for builder in ("rcnn", "rpn"):
+        model = models.build(builder, **TINY, classes=4, image_size=64)
+        assert isinstance(model.backbone.fpn.extra_blocks, LastLevelMaxPool)
+        levels = model.backbone(torch.rand(1, 3, 128, 128))
+        assert [features.shape[-1] for features in levels.values()] == [32, 16, 8, 4, 2]
+        assert torch.equal(levels["pool"], levels["3"][:, :, ::2, ::2])  # stride 2 of one pixel
+
+
+def test_retinanet_learns_boxes_by_smooth_l1_where_asked() -> None:
+    model = models.build("retinanet", **TINY, classes=4, image_size=64, smooth_l1_beta=0.1)
+    anchors = torch.tensor([[0.0, 0, 8, 8], [0.0, 0, 8, 8]])
+    loss = model.head.regression_head.compute_loss(
+        [{"boxes": anchors[:1]}],
+        {"bbox_regression": torch.tensor([[[0.05, 0.0, 0.0, 1.1], [9.0] * 4]])},
+        [anchors],
+        [torch.tensor([0, -1])],
+    )
+    # the target is 0: 0.05 ^ 2 / 2 / 0.1 + (1.1 - 0.1 / 2), over one positive anchor
+    assert loss.item() == pytest.approx(0.0125 + 1.05)
+
+
+@pytest.mark.parametrize("builder", ["rcnn", "retinanet", "rpn"])
+def test_presized_photos_are_resized_in_evaluation_only(builder: str) -> None:
+    model = models.build(builder, **TINY, classes=4, image_size=64, presized=True)
+    photos = [torch.rand(3, 51, 70)]
+    assert model.transform(photos)[0].image_sizes == [(51, 70)]
+    assert model.eval().transform(photos)[0].image_sizes == [(64, 87)]  # 70 x 64 / 51
 
 
 def test_ssd_has_8732_default_boxes_at_300_pixels() -> None:

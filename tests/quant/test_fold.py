@@ -117,7 +117,8 @@ def test_a_plain_network_takes_the_weights_of_a_folded_one() -> None:
 
 def test_every_builder_with_norms_is_among_them() -> None:
     built = {resolve.resolve(name).spec.model.build for name in WITH_NORMS}
-    others = {"bert", "transformer", "transformer_xl"}  # layer norms only
+    # layer norms only, or none
+    others = {"bert", "gnmt", "levenshtein", "transformer", "transformer_xl"}
     detectors = {"retinanet", "rpn"}  # the same backbone as rcnn
     used = {resolve.resolve(name).spec.model.build for name in resolve.names("networks")}
     assert used == built | others | detectors

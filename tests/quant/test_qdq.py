@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import models, quant
+from workbench.quant.files import restored
 from workbench.quant.qdq import to_onnx
 from workbench.sparsity import is_nm, prune
 
@@ -63,6 +64,7 @@ def test_onnxruntime_answers_as_the_simulation(name: str, calibrated: Callable) 
         exact = model(values)
         with quant.Simulated(model, quantized):
             expected = model(values)
+    restored(model, quantized.tensors())
     proto = to_onnx(model, quantized, (values,))
     found = answers(proto, values, rewritten=False)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # fp32 sums of another order

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from workbench.sparsity import hold, mask_gradients, prune
+from workbench.sparsity import hold, mask_gradients, prune, prune_trained_model
 
 TWO_OF_FOUR = {"kind": "nm", "keep": 2, "of": 4}
 
@@ -18,6 +18,12 @@ OPTIMIZERS = {
     "adadelta": lambda p: optim.Adadelta(p),
     "rprop": lambda p: optim.Rprop(p, lr=0.01),
     "adafactor": lambda p: optim.Adafactor(p, lr=0.01),
+    "adamax": lambda p: optim.Adamax(p, lr=0.01, weight_decay=1e-2),
+    "nadam": lambda p: optim.NAdam(p, lr=0.01, weight_decay=1e-2, decoupled_weight_decay=True),
+    "radam": lambda p: optim.RAdam(p, lr=0.01, weight_decay=1e-2),
+    "asgd": lambda p: optim.ASGD(p, lr=0.01, t0=0, weight_decay=1e-2),
+    # for matrices only
+    "muon": lambda p: optim.Muon([x for x in p if x.dim() == 2], lr=0.01, weight_decay=1e-2),
 }
 
 
@@ -26,16 +32,19 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(4, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4))
 
 
-def train(model, optimizer, steps=3, clip=None, masks=None):
+def train(model, optimizer, steps=3, clip=None, scaler=None, accumulate=1, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     for _ in range(steps):
         optimizer.zero_grad()
-        model(torch.randn(2, 4, 4, 4, generator=generator)).square().sum().backward()
-        if masks is not None:
-            mask_gradients(masks, model)
+        for _ in range(accumulate):
+            examples = torch.randn(2, 4, 4, 4, generator=generator).to(dtype)
+            scaler.scale(model(examples).square().sum()).backward()
         if clip:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
 
 
 def largest_pruned_state(masks, model, optimizer) -> float:
@@ -47,19 +56,123 @@ def largest_pruned_state(masks, model, optimizer) -> float:
     return largest
 
 
+@pytest.mark.parametrize("dense_first", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("scale", [None, 4.0])
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_pruned_weights_stay_zero_and_kept_weights_move(name, clip):
+def test_pruned_weights_are_zero_after_every_step_and_kept_weights_move(
+    name, clip, scale, accumulate, dense_first
+):
     model = network()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    if dense_first:
+        train(model, optimizer)
     masks = prune(model, TWO_OF_FOUR)
     before = model[3].weight.detach().clone()
-    optimizer = OPTIMIZERS[name](model.parameters())
     hold(masks, model, optimizer)
-    train(model, optimizer, clip=clip)
-    masks.verify(model)
+    for _ in range(2):
+        train(model, optimizer, 1, clip, scaler, accumulate)
+        masks.verify(model)
     moved = (model[3].weight != before)[masks["3.weight"]]
     assert moved.all()
     assert model[3].weight.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_models_of_other_precisions_are_held(name, dtype):
+    model = network().to(dtype)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    masks = prune_trained_model(model, optimizer)
+    train(model, optimizer, dtype=dtype)
+    masks.verify(model)
+    assert masks.density() == 0.5
+
+
+def test_the_fp32_masters_of_a_16_bit_model_decide_are_zeroed_and_are_held():
+    model = network().bfloat16()
+    name, weight = "3.weight", model[3].weight
+    # 1 and 1 + 2^-10 are the same in bf16: the masters know that the last two are larger
+    master = torch.tensor([1.0, 1.0, 1 + 2**-10, 1 + 2**-10]).repeat(4, 8).requires_grad_()
+    with torch.no_grad():
+        weight.copy_(master)
+    optimizer = optim.SGD([master], lr=0.1, momentum=0.9, weight_decay=0.1)
+    masks = prune_trained_model(model, optimizer, masters={name: master})
+    assert masks[name].view(-1, 4).tolist() == [[False, False, True, True]] * 32
+    for _ in range(2):
+        train(model, optim.SGD([model[0].weight], lr=0.0), 1, dtype=torch.bfloat16)
+        master.grad = weight.grad.float()
+        optimizer.step()
+        assert not master[~masks[name]].any()
+        with torch.no_grad():
+            weight.copy_(master)
+        masks.select([name]).verify(model)
+    with pytest.raises(ValueError, match="unknown parameter in the masters.*3.wieght"):
+        hold(masks, model, optimizer, masters={"3.wieght": master})
+
+
+def test_several_optimizers_of_one_model_are_held_by_one_call():
+    model = network()
+    both = [optim.SGD(model[0].parameters(), lr=0.1), optim.AdamW(model[3].parameters(), lr=0.1)]
+    masks = prune_trained_model(model, both)
+    for optimizer in both:
+        train(model, optimizer)
+    masks.verify(model)
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_an_average_of_held_weights_keeps_their_zeros(kind):
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    masks = prune_trained_model(model, optimizer)
+    average = optim.swa_utils.get_ema_multi_avg_fn(0.9) if kind == "ema" else None
+    averaged = optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+    for _ in range(3):
+        train(model, optimizer, 1)
+        averaged.update_parameters(model)
+    masks.verify(averaged)
+    assert not torch.equal(averaged.module[3].weight, model[3].weight)
+
+
+def test_an_average_begun_before_pruning_forgets_what_was_pruned_once_the_masks_are_applied():
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    averaged = optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    averaged.update_parameters(model)
+    masks = prune_trained_model(model, optimizer)
+    with pytest.raises(ValueError, match="outside the mask in 2 layers"):
+        masks.verify(averaged)
+    masks.apply(averaged)
+    train(model, optimizer)
+    averaged.update_parameters(model)
+    masks.verify(averaged)
+
+
+def test_a_weight_that_was_replaced_after_holding_is_held():
+    # as sharding and assignment do: sparseml lost its masks to dead references (issue 1807)
+    model = network()
+    masks = prune(model, TWO_OF_FOUR)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    hold(masks, model, optimizer)
+    model[3].weight = nn.Parameter(torch.ones(4, 32))
+    optimizer.add_param_group({"params": [model[3].weight]})
+    train(model, optimizer)
+    masks.verify(model)
+
+
+def test_a_compiled_or_parallel_model_is_pruned_under_its_own_names():
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = optim.SGD(compiled.parameters(), lr=0.1)
+    masks = prune_trained_model(compiled, optimizer)
+    assert list(masks) == ["0.weight", "3.weight"]
+    train(compiled, optimizer)
+    masks.verify(model)
+    masks.verify(nn.DataParallel(model))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])

@@ -100,7 +100,7 @@ def test_channels_of_a_transposed_convolution_are_counted_per_group():
         ]
     )
     assert [layer.reason for layer in explain(model, "c4+")] == [
-        "2 input channels per group, not a multiple of 4",
+        "first layer: 2 input channels per group, not a multiple of 4",
         "depthwise: 1 input channel per group",
         "6 input channels per group, not a multiple of 4",
         "6 input channels per group, not a multiple of 4",

@@ -2,8 +2,10 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workbench.sparsity import block, is_nm, nm, unstructured
+from workbench.sparsity import block, is_nm, nm, transposable, unstructured, unstructured_global
 
 
 def brute_force(group: list[float], keep: int) -> list[bool]:
@@ -18,7 +20,8 @@ def with_ties(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("keep", "of"), [(n, m) for m in range(1, 9) for n in range(1, m + 1) if m in (1, 2, 3, 4, 8)]
+    ("keep", "of"),
+    [(n, m) for m in range(1, 9) for n in range(1, m + 1)] + [(1, 16), (4, 16), (8, 16), (15, 16)],
 )
 def test_every_group_keeps_its_largest_and_the_lowest_index_among_equals(keep, of):
     weight = with_ties(6, 3 * of)
@@ -106,6 +109,97 @@ def test_unstructured_keeps_exactly_the_largest_share(density):
     assert unstructured(weight, density).flatten().tolist() == expected
 
 
+# 90 = 4 x 4 matrices of 0 and 1 whose rows and columns all sum to 2
+TRANSPOSABLE = [
+    block
+    for block in itertools.product([True, False], repeat=16)
+    if all(sum(block[4 * i : 4 * i + 4]) == 2 == sum(block[i::4]) for i in range(4))
+]
+
+
+def test_the_exact_transposable_mask_is_the_first_best_of_all_ninety():
+    assert len(TRANSPOSABLE) == 90
+    weight = with_ties(24, 16)
+    mask = transposable(weight)
+    for i, j in itertools.product(range(0, 24, 4), range(0, 16, 4)):
+        values = weight[i : i + 4, j : j + 4].abs().flatten().tolist()
+
+        def magnitude(block, values=values):
+            return sum(value for value, kept in zip(values, block, strict=True) if kept)
+
+        best = max(TRANSPOSABLE, key=magnitude)  # the first of equals, True before False
+        assert tuple(mask[i : i + 4, j : j + 4].flatten().tolist()) == best
+
+
+def test_the_greedy_transposable_mask_takes_what_fits_by_falling_magnitude():
+    weight = with_ties(24, 16, seed=3)
+    mask = transposable(weight, search="greedy")
+    counts = []
+    for i, j in itertools.product(range(0, 24, 4), range(0, 16, 4)):
+        values = weight[i : i + 4, j : j + 4].abs().flatten().tolist()
+        kept: list[int] = []
+        for p in sorted(range(16), key=lambda p: (-values[p], p)):
+            if sum(q // 4 == p // 4 for q in kept) < 2 and sum(q % 4 == p % 4 for q in kept) < 2:
+                kept.append(p)
+        assert mask[i : i + 4, j : j + 4].flatten().nonzero().flatten().tolist() == sorted(kept)
+        counts.append(len(kept))
+    assert set(counts) == {7, 8}
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 8, 3, 2)])
+@pytest.mark.parametrize("search", ["exact", "greedy"])
+def test_a_transposable_mask_is_two_of_four_both_ways(shape, search):
+    mask = transposable(torch.randn(shape, generator=torch.Generator().manual_seed(0)), search)
+    assert is_nm(mask, 2, 4)
+    assert is_nm(mask.transpose(0, 1), 2, 4)
+
+
+def test_exact_keeps_more_than_greedy_and_both_what_was_measured():
+    # sparsity.md 3b: on N(0, 1) transposable 2:4 keeps .945 of the magnitude that 2:4 keeps
+    weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
+
+    def kept(mask):
+        return (weight.abs() * mask).sum() / (weight.abs() * nm(weight, 2, 4)).sum()
+
+    exact, greedy = kept(transposable(weight)), kept(transposable(weight, "greedy"))
+    assert abs(exact - 0.945) < 0.003
+    assert 0.9 < greedy < exact
+
+
+def test_global_unstructured_ranks_all_weights_together_and_the_first_wins_ties():
+    weights = [with_ties(5, 3), with_ties(4, 2, 3, seed=1)]
+    together = torch.cat([weight.flatten() for weight in weights])
+    expected = brute_force(together.tolist(), 12)  # floor(0.3 x 39 + 0.5)
+    masks = unstructured_global(weights, 0.3)
+    assert [mask.shape for mask in masks] == [weight.shape for weight in weights]
+    assert torch.cat([mask.flatten() for mask in masks]).tolist() == expected
+
+
+EVERY = {
+    "2:4": lambda w: nm(w, 2, 4),
+    "1:4": lambda w: nm(w, 1, 4),
+    "4:8": lambda w: nm(w, 4, 8),
+    "exact": transposable,
+    "greedy": lambda w: transposable(w, "greedy"),
+    "block": lambda w: block(w, 4, 4, 0.5),
+    "unstructured": lambda w: unstructured(w, 0.5),
+}
+COUNTS = {"2:4": 256, "1:4": 128, "4:8": 256, "exact": 256, "block": 256, "unstructured": 256}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@given(seed=st.integers(0, 2**31), power=st.integers(-20, 20))
+def test_masks_ignore_scale_and_sign_and_pruning_again_changes_nothing(name, seed, power):
+    weight = torch.randn(8, 16, 2, 2, generator=torch.Generator().manual_seed(seed))
+    find_mask = EVERY[name]
+    mask = find_mask(weight)
+    assert torch.equal(find_mask(weight * 2.0**power), mask)  # exact in binary floating point
+    assert torch.equal(find_mask(weight * torch.randn(weight.shape).sign()), mask)
+    if name != "greedy":  # which keeps 7 of a block, and room for one of the zeros
+        assert torch.equal(find_mask(weight * mask), mask)
+        assert mask.sum() == COUNTS[name]  # of 512, untied
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_non_finite_weight_is_refused_with_its_group(bad):
     weight = torch.ones(4, 8, 3)
@@ -116,6 +210,10 @@ def test_a_non_finite_weight_is_refused_with_its_group(bad):
         block(weight, 2, 4, 0.5)
     with pytest.raises(ValueError, match=r"unstructured: weight is -?(nan|inf)"):
         unstructured(weight, 0.5)
+    with pytest.raises(ValueError, match=r"unstructured: weight is -?(nan|inf)"):
+        unstructured_global([torch.ones(4, 4), weight], 0.5)
+    with pytest.raises(ValueError, match=r"transposable: .*group \[0, 1, 1\]"):
+        transposable(weight)
 
 
 def test_the_largest_finite_halves_are_not_mistaken_for_infinity():
@@ -129,6 +227,9 @@ def test_the_largest_finite_halves_are_not_mistaken_for_infinity():
         (lambda: nm(torch.ones(8, 6), 2, 4), r"in / groups is 6 .* multiple of 4 .* pad it to 8"),
         (lambda: block(torch.ones(6, 8), 4, 4, 0.5), r"out is 6 .* multiple of 4"),
         (lambda: nm(torch.ones(8, 8), 5, 4), "keep 5 of 4"),
+        (lambda: nm(torch.ones(8, 32), 1, 32), "keep 1 of 32 given; .* <= 16"),
+        (lambda: transposable(torch.ones(6, 8)), "transposable: out is 6"),
+        (lambda: transposable(torch.ones(8, 8), "best"), "search 'best' given; one of exact"),
         (lambda: nm(torch.ones(8), 2, 4), r"shape \[8\]"),
         (lambda: nm(torch.ones(8, 8, dtype=torch.int8), 2, 4), "torch.int8"),
         (lambda: unstructured(torch.ones(8, 8), 0.0), "density 0.0"),

@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.sparsity import Masks, explain, is_nm, prune, prune_trained_model
+from workbench.sparsity import (
+    Masks,
+    as_text,
+    explain,
+    is_nm,
+    prune,
+    prune_trained_model,
+    totals,
+)
 
 TWO_OF_FOUR = {"kind": "nm", "keep": 2, "of": 4}
 
@@ -54,7 +62,7 @@ def zoo() -> nn.ModuleDict:
 def test_every_weight_over_input_channels_is_listed_with_its_reason():
     reasons = {layer.name: layer.reason for layer in explain(zoo())}
     assert reasons == {
-        "stem.weight": "3 input channels per group, not a multiple of 4",
+        "stem.weight": "first layer: 3 input channels per group, not a multiple of 4",
         "conv.weight": "",
         "grouped.weight": "",
         "depthwise.weight": "depthwise: 1 input channel per group",
@@ -76,6 +84,44 @@ def test_the_asp_rule_adds_multiples_of_sixteen_and_eight():
     assert reasons["narrow.weight"] == "24 input channels per group, not a multiple of 16"
     assert reasons["twelve.weight"] == "12 output channels, not a multiple of 8"
     assert reasons["grouped.weight"] == ""
+
+
+def test_what_kernels_need_and_what_padding_would_cost_are_told():
+    told = {layer.name: (layer.kernel, layer.remedy) for layer in explain(zoo())}
+    assert told["conv.weight"] == ("", "")
+    assert told["narrow.weight"] == (
+        "24 input channels, not a multiple of 16",
+        "pad input channels 24 -> 32: +33.3% FLOPs",  # 32 / 24
+    )
+    assert told["twelve.weight"] == (
+        "12 output channels, not a multiple of 8",
+        "pad output channels 12 -> 16: +33.3% FLOPs",
+    )
+    assert told["depthwise.weight"] == ("depthwise: nothing to leave out of 1 input channel", "")
+    assert told["frozen.weight"] == ("", "let it train: requires_grad_(True)")
+    (shuffle,) = explain(nn.Conv2d(58, 58, 1))
+    # 64 x 64 / (58 x 58) = 1.2176
+    assert shuffle.remedy == ("pad input channels 58 -> 64, output channels 58 -> 64: +21.8% FLOPs")
+
+
+def test_a_padded_layer_is_eligible_and_fits_the_kernels():
+    (padded,) = explain(nn.Conv2d(64, 64, 1), "asp")
+    assert padded.eligible and not padded.kernel and not padded.remedy
+
+
+def test_totals_count_weights_and_layers_by_reason():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 1), nn.ReLU())
+    model.append(nn.Conv2d(16, 8, 1))
+    counted = totals(model, explain(model))
+    assert counted == {
+        "parameters": 24 + 64 + 128 + 128 + 8 + 8 + 16 + 8,
+        "weights": 24 + 64 + 128 + 128,
+        "eligible": 64 + 128 + 128,
+        "eligible_and_runnable": 128,  # 8 input channels are half of what kernels take
+        "dense_because": {"first layer: 3 input channels per group, not a multiple of 4": 1},
+    }
+    text = as_text(model, explain(model))
+    assert "0.weight" in text and "first layer" in text and "320 of 344 weights" in text
 
 
 @pytest.mark.parametrize("decoder_first", [False, True])
@@ -191,8 +237,11 @@ def test_kind_none_gives_empty_masks_and_changes_nothing():
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ({"kind": "2:4"}, "unknown pattern kind: 2:4.*known: nm, block, unstructured, none"),
-        ({"keep": 2, "of": 4}, "has no kind; one of nm, block"),
+        (
+            {"kind": "2:4"},
+            "unknown pattern kind: 2:4.*known: nm, transposable, block, unstructured",
+        ),
+        ({"keep": 2, "of": 4}, "has no kind; one of nm, transposable, block"),
         ({"kind": "nm", "keep": 2}, "lacks of; kind nm needs keep, of"),
         ({"kind": "nm", "keep": 2, "of": 4, "dim": 1}, "unknown key of pattern nm: dim"),
         ({"kind": "unstructured", "density": 2}, "0.weight: unstructured: density 2 given"),
@@ -220,7 +269,7 @@ def test_a_nan_is_refused_with_the_layer_name():
 
 
 def test_a_model_with_nothing_to_prune_is_refused_with_the_reasons():
-    with pytest.raises(ValueError, match="0.weight: 3 input channels"):
+    with pytest.raises(ValueError, match="0.weight: first layer: 3 input channels"):
         prune(nn.Sequential(nn.Linear(3, 8)), TWO_OF_FOUR)
 
 

@@ -51,6 +51,37 @@ MISTAKES = [
     ("networks/resnet50.yaml", "_imagenet", "_imagnet", "unknown network '_imagnet'"),
     ("networks/_imagenet.yaml", "repeat_from: train", "repeat_from: tune", "repeat_from names the"),
     ("treatments/2to4.yaml", "pattern:", "patern:", "treatments/2to4.yaml: treatment.patern: unkn"),
+    (
+        "networks/resnet50.yaml",
+        "model: {",
+        "model: {width: 0, ",
+        "experiments/networks/resnet50.yaml: model.width: Input should be greater than 0 (given: 0",
+    ),
+    (
+        "networks/resnet50.yaml",
+        "model: {",
+        "model: {rounding: 16, ",
+        "networks/resnet50.yaml: model.rounding: unknown key; allowed: build, args, width, depth",
+    ),
+    (
+        "networks/_imagenet.yaml",
+        "image_size: 224}",
+        "image_size: 224, augment: [{name: flipp}]}",
+        "networks/_imagenet.yaml: phases.train.data.augment: unknown augmentation 'flipp' of "
+        "imagenet (did you mean 'flip'?); known: random_resized_crop, flip, color_jitter, lighting",
+    ),
+    (
+        "networks/_imagenet.yaml",
+        "image_size: 224}",
+        "image_size: 224, augment: [{name: lighting, args: {deviatoin: 1.0}}]}",
+        "unknown argument 'deviatoin' of lighting (did you mean 'deviation'?); allowed: deviation",
+    ),
+    (
+        "networks/_imagenet.yaml",
+        "image_size: 224}",
+        "image_size: 224, augment: [{name: iou_crop}]}",
+        "unknown augmentation 'iou_crop' of imagenet; known: random_resized_crop, flip",
+    ),
     ("networks/resnet50.yaml", "title: ResNet-50", "title: [", "networks/resnet50.yaml: not YAML"),
 ]
 
@@ -70,6 +101,21 @@ def test_a_duration_without_unit_is_refused(edit: Callable) -> None:
     edit("networks/_imagenet.yaml", "length: 90ep", "length: '90'")
     with pytest.raises(resolve.SpecError, match="'90' is not a duration"):
         resolve.resolve("resnet50", "2to4", "full")
+
+
+@pytest.mark.parametrize(
+    ("network", "least"), [("vgg16", 32), ("inception_v3", 75), ("densenet121", 29)]
+)
+def test_images_smaller_than_a_network_takes_are_refused(
+    edit: Callable, network: str, least: int
+) -> None:
+    edit("scales/smoke.yaml", "image_size: 32", f"image_size: {least - 1}, minimum_size: null")
+    with pytest.raises(resolve.SpecError) as caught:
+        resolve.resolve(network, "2to4", "smoke")
+    assert "experiments/scales/smoke.yaml: phases.train.data.image_size: " in str(caught.value)
+    assert f"takes images of at least {least} pixels (given: {least - 1})" in str(caught.value)
+    edit("scales/smoke.yaml", f"image_size: {least - 1}", f"image_size: {least}")
+    assert resolve.resolve(network, "2to4", "smoke")
 
 
 def test_unknown_names_offer_the_nearest() -> None:
@@ -104,17 +150,26 @@ def test_durations_become_steps() -> None:
 
 # None of these change through a modification of the code; a [recipe] changelog line if they do.
 PINNED = {
-    ("resnet50", "dense"): "e72c75e82a95",
-    ("resnet50", "quantize"): "220c21c7b131",
-    ("bert_large", "retrain"): "0c3274001faa",
-    ("fasterrcnn_rn50_fpn_1x", "prune"): "b27adc1ebb22",
-    ("transformer_xl", "dense"): "eb655f9ecf38",
+    ("resnet50", "full", "dense"): "e72c75e82a95",
+    ("resnet50", "full", "quantize"): "220c21c7b131",
+    ("bert_large", "full", "retrain"): "4361c386b4e0",
+    ("fasterrcnn_rn50_fpn_1x", "full", "prune"): "52c59b19842c",
+    ("transformer_xl", "full", "dense"): "8c687781ca1f",
+    # those of the committed records: what full adds must not reach smaller scales unseen
+    ("resnet50", "smoke", "dense"): "0dc669d81f1b",
+    ("fasterrcnn_rn50_fpn_1x", "smoke", "dense"): "1896afc2a00f",
+    ("fairseq_transformer", "smoke", "dense"): "a13387eacd1a",
+    ("transformer_xl", "smoke", "dense"): "4c34da1f2acf",
+    ("bert_large", "smoke", "dense"): "dc3ccf0dc591",
+    ("resnet50", "lite", "dense"): "cfb0100f1f5f",
+    ("fairseq_transformer", "lite", "dense"): "348475a07b02",
+    ("transformer_xl", "lite", "dense"): "203df854625d",
 }
 
 
-@pytest.mark.parametrize(("network", "stage"), PINNED)
-def test_digests_are_pinned(network: str, stage: str) -> None:
-    assert dag.stage_digest(network, "2to4", "full", stage) == PINNED[network, stage]
+@pytest.mark.parametrize(("network", "scale", "stage"), PINNED)
+def test_digests_are_pinned(network: str, scale: str, stage: str) -> None:
+    assert dag.stage_digest(network, "2to4", scale, stage) == PINNED[network, scale, stage]
 
 
 def test_a_stage_reads_only_its_own_sections(edit: Callable) -> None:

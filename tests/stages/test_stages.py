@@ -55,6 +55,8 @@ def test_the_recipe_runs_and_keeps_its_promises(network: str, work_of, dense_of)
         assert not final[name][~mask].any(), name
     integers = records["quantize"].sparsity["integers"]
     assert integers["pruned_not_zero"] == 0
+    written = load_file(works["quantize"].out / "int8.safetensors")
+    assert all(written[name].dtype == torch.int8 for name in kept)  # the gates of LSTMs too
     assert integers["layers_2to4"] == integers["layers_masked"] == len(kept)
     assert integers["pruned_weights"] == sum(int((~mask).sum()) for mask in kept.values())
     for record in (dense, records["retrain"], records["quantize"]):
@@ -63,7 +65,7 @@ def test_the_recipe_runs_and_keeps_its_promises(network: str, work_of, dense_of)
     assert not (works["retrain"].out / "resume").exists()
 
 
-@pytest.mark.parametrize("network", FAMILIES)
+@pytest.mark.parametrize("network", [*FAMILIES, "levenshtein_transformer"])
 def test_an_interrupted_stage_ends_bit_equal(network: str, work_of, dense_of, tmp_path) -> None:
     whole = dense_of(network, tmp_path / "whole")
     calls: list[str] = []

@@ -10,6 +10,7 @@ from torchvision.models.inception import InceptionOutputs
 
 from workbench import dag
 from workbench.data.boxes import open_boxes
+from workbench.data.source import DataError
 from workbench.tasks import open_task
 from workbench.tasks.proposals import average_recall, overlaps
 
@@ -130,9 +131,57 @@ def test_proposing_the_truth_is_perfect_and_only_the_first_count(task_of) -> Non
     assert late == {"ar100": 0.0, "ar1000": pytest.approx(100)}
 
 
+def test_recall_of_half_right_proposals_is_as_by_hand(task_of) -> None:
+    task = task_of("rpn_rn50_fpn_1x", "detect")
+    truth = torch.tensor([[0.0, 0, 10, 10], [50, 50, 90, 70]])
+    objects = [{"bbox": [0, 0, 10, 10], "category_id": 1}]
+    objects += [{"bbox": [50, 50, 40, 20], "category_id": 1}]
+    task.held_out.by_image = {task.held_out.ids[0]: objects}
+    # IoU 0.62 with the first box, 0.83 with the second; the boxes themselves come after the 100th
+    partial = torch.tensor([[0.0, 0, 10, 6.2], [50, 50, 83.2, 70]])
+    away = torch.tensor([[200.0, 200, 201, 201]]).repeat(98, 1)
+    answer = {"boxes": torch.cat([partial, away, truth])}
+    metrics = task.evaluate(Fixed(lambda images: [answer for _ in images]), CPU)
+    # 0.50 to 0.95 in steps of 0.05: 0.62 passes 3 thresholds of ten, 0.83 passes 7
+    assert metrics == {"ar100": pytest.approx(50), "ar1000": pytest.approx(100)}
+
+
+def test_text_is_judged_in_the_segments_and_with_the_reach_of_the_spec(task_of) -> None:
+    task = task_of("transformer_xl", "train")
+    seen: list[tuple[int, int, int, bool]] = []
+
+    def uniform(x, memory, reach):
+        seen.append((x.shape[1], reach, model.clamp, model.same_length))
+        return torch.zeros(*x.shape, task.symbols), None
+
+    model = Fixed(uniform)
+    model.clamp, model.same_length = -1, False
+    task.evaluate(model, CPU)
+    assert set(seen) == {(80, 16, 820, True)}  # the script's, but the tiny scale's memory
+    assert (model.clamp, model.same_length) == (-1, False)
+
+
+def test_blocks_grow_longer_at_their_share_of_the_steps(task_of) -> None:
+    task = task_of("bert_large", "pretrain")  # 25 steps, the last 40 % of them at 48, not at 32
+    lengths = [batch["input_ids"].shape[1] for batch in task.training_batches(0, 25)]
+    assert lengths == [31] * 15 + [47] * 10  # halves are equal: 3 + 2 x 14 and 3 + 2 x 22
+    whole = [batch["labels"] for batch in task.training_batches(0, 25)][20:]
+    resumed = [batch["labels"] for batch in task.training_batches(20, 25)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    drawn = sum((task.order()(step) for step in range(15, 25)), [])
+    assert min(drawn) >= len(task.train) and max(drawn) < len(task.train) + len(task.train.longer)
+
+
+def test_bad_data_names_the_network_and_the_phase(work_of, edit) -> None:
+    edit("scales/smoke.yaml", "vocabulary: 512", "vocabulary: 4")
+    with pytest.raises(DataError, match="^fairseq_transformer, phase train: data.vocabulary: 4 "):
+        work_of("fairseq_transformer", "dense", "dense").task("train")
+
+
 def test_uniform_guesses_cost_log2_of_the_alphabet(task_of) -> None:
     task = task_of("transformer_xl", "train")
     uniform = Fixed(lambda x, memory, reach: (torch.zeros(*x.shape, task.symbols), None))
+    uniform.clamp, uniform.same_length = -1, False
     bits = task.evaluate(uniform, CPU)["bits_per_character"]
     assert bits == pytest.approx(math.log2(task.symbols), abs=1e-5)
     assert task.chance() < bits
@@ -181,3 +230,30 @@ def test_bleu_of_the_reference_is_100(task_of, monkeypatch) -> None:
     assert metrics["bleu"] > 90  # rare signs are unknown to a vocabulary of 512
     assert metrics["loss"] == pytest.approx(math.log(size), abs=1e-4)
     assert task.chance() < 5
+
+
+def test_training_pairs_may_be_left_out_by_length_and_held_out_ones_stay(task_of, edit) -> None:
+    everything = task_of("gnmt", "train")
+    edit("networks/gnmt.yaml", "train_sequence: 50", "train_sequence: 12")
+    task = task_of("gnmt", "train")
+    assert 0 < len(task.train) < len(everything.train)
+    assert max(len(task.train[(index, 0)][1]) for index in range(99)) <= 12
+    assert len(task.held_out) == len(everything.held_out)
+    assert task.digests() == everything.digests()  # the vocabulary is that of all pairs
+
+
+def test_a_spec_decides_how_translations_are_scored(task_of, monkeypatch) -> None:
+    from workbench.tasks import translation
+
+    asked = {}
+
+    def noted(model, source, **scoring):
+        asked.update(scoring)
+        return [[] for _ in source]
+
+    monkeypatch.setattr(translation, "generate", noted)
+    for network, norm, coverage in (("fairseq_transformer", "fairseq", 0.0), ("gnmt", "gnmt", 0.1)):
+        task = task_of(network, "train")
+        size = task.shape()["vocabulary"]
+        task.evaluate(Fixed(lambda source, target, n=size: torch.zeros(*target.shape, n)), CPU)
+        assert (asked["length_norm"], asked["coverage_penalty"]) == (norm, coverage)

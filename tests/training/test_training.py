@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from workbench.resolve import resolve
 from workbench.spec import Optimizer, Schedule, Train
 from workbench.training import optim
 from workbench.training.loop import Progress, TrainingError
@@ -39,6 +40,32 @@ def test_warm_up_rises_linearly_to_the_peak() -> None:
     assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.01, 0.05, 0.1, 0.1])
 
 
+def test_warm_up_may_begin_at_a_share_of_the_rate() -> None:
+    schedule = Schedule(shape="constant", warmup="10it", warmup_from=0.5)
+    # 0.05 and a tenth of the missing 0.05 a step
+    assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.055, 0.075, 0.1, 0.1])
+
+
+def test_an_exponential_warm_up_rises_from_its_share_to_the_peak() -> None:
+    schedule = Schedule(
+        shape="constant", warmup="10it", warmup_shape="exponential", warmup_from=0.01
+    )
+    # 0.1 x 0.01 ** (1 - done): DeepLearningExamples' rate after 1, 5 and 10 of 10 steps
+    assert rates(schedule, 0, 4, 9, 10) == pytest.approx([0.1 * 0.01**0.9, 0.01, 0.1, 0.1])
+    with pytest.raises(ValueError, match="warmup_from above 0"):
+        Schedule(warmup="10it", warmup_shape="exponential")
+
+
+def test_gnmt_halves_its_rate_four_times_in_the_last_third() -> None:
+    spec = resolve("gnmt", scale="full").spec.phases["train"].train
+    length = 24_000
+    # lr_scheduler.py: from 0.666 x 24000 = 15984 on, every (24000 - 15984) // 4 = 2004 steps
+    expected = {199: 2e-3, 15983: 2e-3, 15984: 1e-3, 17988: 5e-4, 19992: 2.5e-4, 21996: 1.25e-4}
+    for step, rate in expected.items():
+        assert learning_rate(spec, step, length, 4000) == pytest.approx(rate)
+    assert learning_rate(spec, 99, length, 4000) == pytest.approx(2e-4)  # half way up: a tenth
+
+
 def test_cosine_and_linear_reach_zero_and_inverse_sqrt_falls() -> None:
     assert rates(Schedule(shape="cosine"), 0, 45, 90) == pytest.approx([0.1, 0.05, 0.0])
     assert rates(Schedule(shape="linear"), 0, 45, 90) == pytest.approx([0.1, 0.05, 0.0])
@@ -60,6 +87,19 @@ def test_norms_and_biases_decay_only_when_asked() -> None:
     spec = Optimizer(name="adamw", lr=1e-3, weight_decay=0.01, decay_norms=False)
     groups = optim.build(model, spec).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.01), (3, 0.0)]
+
+
+def test_biases_learn_at_a_factor_of_the_rate() -> None:
+    model = nn.Linear(4, 4)
+    spec = Optimizer(name="sgd", lr=0.1, bias_lr=2.0, decay_norms=False, weight_decay=0.01)
+    built = optim.build(model, spec)
+    optim.set_rate(built, 0.3)
+    assert [(g["lr"], g["weight_decay"]) for g in built.param_groups] == [(0.3, 0.01), (0.6, 0.0)]
+
+
+def test_adam_takes_its_epsilon() -> None:
+    spec = Optimizer(name="adamw", lr=1e-3, eps=1e-6)
+    assert optim.build(nn.Linear(4, 4), spec).param_groups[0]["eps"] == 1e-6
 
 
 def test_nesterov_is_as_asked() -> None:

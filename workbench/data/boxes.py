@@ -13,54 +13,58 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from workbench.data.augment import Named, compose
 from workbench.data.loader import Item, seeded
-from workbench.data.source import DataError, Source
+from workbench.data.source import DataError, Source, some
+
+FLIP: Named = (("flip", {}),)
 
 
 class Boxes(Dataset):
-    """(image [3, H, W] in 0..1, target) pairs; targets hold boxes (xyxy), labels, masks."""
+    """(image [3, H, W] in 0..1, target) pairs; targets hold boxes (xyxy), labels, masks.
+
+    In training crowds, boxes without an extent and images without any box are left out.
+    """
 
     def __init__(
         self,
         photos: dict[int, Any],
         annotations: dict[str, Any],
-        augment: bool,
+        augment: v2.Transform | None,
         masks: bool,
         limit: int | None,
     ):
-        """Photos by image id (bytes or a path); `annotations` is the parsed COCO json."""
-        self.photos, self.annotations, self.augment, self.masks = (
-            photos,
-            annotations,
-            augment,
-            masks,
-        )
+        """Photos by image id (bytes or a path); `annotations` is the parsed COCO json.
+
+        Training has an `augment`, held-out photos have none.
+        """
+        self.photos, self.annotations, self.masks = photos, annotations, masks
+        self.augment = augment
         self.label_of = {
             category["id"]: label
             for label, category in enumerate(annotations["categories"], start=1)
         }
         by_image: dict[int, list[dict[str, Any]]] = {}
         for instance in annotations["annotations"]:
-            if not (augment and instance.get("iscrowd", 0)):
+            if not augment or _can_be_learned(instance):
                 by_image.setdefault(instance["image_id"], []).append(instance)
         self.ids = [im["id"] for im in annotations["images"] if not augment or im["id"] in by_image]
         self.ids = self.ids[:limit]
         self.by_image = by_image
-        self.flip = v2.RandomHorizontalFlip()
 
     def __len__(self) -> int:
         """The number of images; in training those without an instance are left out."""
         return len(self.ids)
 
     def __getitem__(self, item: Item) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """One image and its instances, flipped at random in training."""
+        """One image and its instances; the key decides the augmentation."""
         index, key = item
         photo = self.photos[self.ids[index]]
         opened = Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo)
         image = tv_tensors.Image(v2.functional.pil_to_tensor(opened.convert("RGB")))
         target = self._target(self.ids[index], tuple(image.shape[-2:]))
         if self.augment:
-            image, target = seeded(key, lambda: self.flip(image, target))
+            image, target = seeded(key, lambda: self.augment(image, target))
         plain = {name: value.as_subclass(torch.Tensor) for name, value in target.items()}
         return image.as_subclass(torch.Tensor).float() / 255, plain
 
@@ -90,17 +94,36 @@ def _decoded(instances: list[dict[str, Any]], size: tuple[int, int]) -> torch.Te
     return masks
 
 
-def open_boxes(source: Source, role: str, masks: bool, limit: int | None = None) -> Boxes:
+def _can_be_learned(instance: dict[str, Any]) -> bool:
+    return not instance.get("iscrowd", 0) and min(instance["bbox"][2:]) > 0
+
+
+def open_boxes(
+    source: Source,
+    role: str,
+    masks: bool,
+    limit: int | None = None,
+    augment: Named | None = None,
+    size: int = 800,
+) -> Boxes:
     """The training or held-out photos of a source with their instances."""
-    annotations = json.loads(source.file(f"{role}_instances").read_text())
-    found, declared = len(annotations["categories"]), source.entry["classes"]
-    if found != declared:
+    path = source.file(f"{role}_instances")
+    annotations = json.loads(path.read_text())
+    categories = [category["id"] for category in annotations["categories"]]
+    if len(categories) != source.entry["classes"]:
         raise DataError(
-            f"data set {source.name}: {source.entry['files'][f'{role}_instances']} has {found} "
-            f"categories, the catalog says {declared}; correct one of them"
+            f"data set {source.name}: {path} has {len(categories)} categories, the catalog says "
+            f"{source.entry['classes']}; correct one of them"
+        )
+    if outside := {a["category_id"] for a in annotations["annotations"]} - set(categories):
+        raise DataError(
+            f"data set {source.name}: {path} has boxes of category {min(outside)}; its categories "
+            f"are {', '.join(map(str, sorted(categories)))}"
         )
     photos = _photos(source.file(role), annotations)
-    return Boxes(photos, annotations, role == "train", masks, limit)
+    chosen = FLIP if augment is None else augment
+    transform = compose(chosen, size) if role == "train" else None
+    return some(source, role, Boxes(photos, annotations, transform, masks, limit))
 
 
 def _photos(path: Path, annotations: dict[str, Any]) -> dict[int, Any]:

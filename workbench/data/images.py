@@ -4,6 +4,7 @@ import io
 import random
 from pathlib import Path
 
+import pyarrow as arrow
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image
@@ -11,39 +12,43 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from workbench.data.augment import Named, compose
 from workbench.data.loader import Item, seeded
-from workbench.data.source import Source
+from workbench.data.source import DataError, Source, some
 
+REFERENCE: Named = (("random_resized_crop", {}), ("flip", {}))  # torchvision's
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Images(Dataset):
-    """(image [3, size, size], label) pairs, augmented as the torchvision reference does."""
+    """(image [3, size, size], label) pairs; without `augment`, as the torchvision reference."""
 
     def __init__(
         self,
         read: "Parquet | Folder",
         size: int,
-        augment: bool,
+        augment: Named | None,
         label_noise: float = 0.0,
         classes: int = 0,
-        crop: str = "resized",
+        whole: bool = False,
     ):
-        """Random resized crop and flip in training; resize by 256/224 and centre crop else.
+        """`augment` is None for held-out images: resize by 256/224 and centre crop, or `whole`.
 
-        With `crop` "shifted": the whole image, in training shifted by up to 4 pixels and flipped.
         The share `label_noise` of the labels is replaced by any of the `classes`, at random.
         """
-        self.read, self.augment = read, augment
+        self.read, self.augment = read, augment is not None
         self.label_noise, self.classes = label_noise, classes
-        whole = crop == "shifted"
-        geometry = [v2.Resize((size, size), antialias=True)] if whole else []
-        if augment:
-            shift = v2.RandomCrop(size, padding=4)
-            geometry.append(shift if whole else v2.RandomResizedCrop(size, antialias=True))
-            geometry.append(v2.RandomHorizontalFlip())
-        elif not whole:
-            geometry += [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
+        if augment is not None:
+            if not {"random_resized_crop", "shifted_crop"} & set(dict(augment)):
+                raise DataError(
+                    f"data.augment names {', '.join(dict(augment)) or 'nothing'}; images of "
+                    "different sizes make no batch: name random_resized_crop or shifted_crop too"
+                )
+            geometry = [compose(augment, size)]
+        elif whole:
+            geometry = [v2.Resize((size, size), antialias=True)]
+        else:
+            geometry = [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
         finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
         self.transform = v2.Compose([v2.PILToTensor(), *geometry, *finish])
 
@@ -71,7 +76,7 @@ class Parquet:
     def __init__(self, path: Path, limit: int | None = None):
         """Read columns `image` (bytes) and `label`; `limit` rows are taken evenly over the file."""
         table = parquet.read_table(path, columns=["image", "label"])
-        table = table.take(_evenly(len(table), limit))
+        table = table.take(arrow.array(_evenly(len(table), limit), arrow.int64()))
         self.images = [value["bytes"] for value in table["image"].to_pylist()]
         self.labels = table["label"].to_pylist()
 
@@ -105,7 +110,7 @@ class Folder:
 
 
 def _evenly(count: int, limit: int | None) -> list[int]:
-    kept = min(limit or count, count)
+    kept = min(limit or count, count)  # none of an empty split, which is refused later
     return [index * count // kept for index in range(kept)]
 
 
@@ -115,9 +120,22 @@ def open_images(
     size: int,
     limit: int | None = None,
     label_noise: float = 0.0,
-    crop: str = "resized",
+    augment: Named | None = None,
+    whole: bool = False,
 ) -> Images:
     """The training or held-out images of a source, `size` pixels square."""
     path = source.file(role)
     read = Folder(path, limit) if path.is_dir() else Parquet(path, limit)
-    return Images(read, size, role == "train", label_noise, source.entry["classes"], crop)
+    classes = source.entry["classes"]
+    some(source, role, read)
+    if outside := sorted({label for label in read.labels if not 0 <= label < classes}):
+        raise DataError(
+            f"data set {source.name}: {path} has the labels {_few(outside)}; labels go from 0 to "
+            f"{classes - 1}, as the catalog gives {classes} classes: correct either"
+        )
+    chosen = (REFERENCE if augment is None else augment) if role == "train" else None
+    return Images(read, size, chosen, label_noise, classes, whole)
+
+
+def _few(labels: list[int]) -> str:
+    return ", ".join(str(label) for label in labels[:3]) + (" ..." if len(labels) > 3 else "")

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item, seeded
-from workbench.data.source import DataError, Source, hub
+from workbench.data.source import DataError, Source, hub, some
 
 IGNORED = -100
 
@@ -123,6 +123,24 @@ class MaskedBlocks(Dataset):
         return torch.where(chosen & (fate >= 0.9), noise, hidden), labels
 
 
+class Lengthened(Dataset):
+    """Short blocks, and after them longer ones of the same text."""
+
+    def __init__(self, short: MaskedBlocks, longer: MaskedBlocks):
+        """Items below the number of short blocks are those, the others the longer ones."""
+        self.short, self.longer = short, longer
+
+    def __len__(self) -> int:
+        """The number of short blocks: an epoch is counted in those."""
+        return len(self.short)
+
+    def __getitem__(self, item: Item) -> dict[str, torch.Tensor]:
+        """One block of either length."""
+        index, key = item
+        above = index - len(self.short)
+        return self.short[item] if above < 0 else self.longer[(above, key)]
+
+
 def read_paragraphs(source: Source, role: str, limit: int | None = None) -> list[str]:
     """Paragraphs of prose of a split, the first `limit` characters of them."""
     if source.entry["place"] == "hub":
@@ -137,7 +155,7 @@ def read_paragraphs(source: Source, role: str, limit: int | None = None) -> list
             break
         kept.append(text)
         total += len(text)
-    return kept
+    return some(source, role, kept)
 
 
 def stream_of(paragraphs: list[str], tokenizer: Tokenizer) -> np.ndarray:

@@ -95,5 +95,5 @@ def held_out_loader(
 def seeded(key: int, function: Callable[[], Any]) -> Any:
     """The function's value with torch's generator seeded by the key, and restored afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key)
+        torch.default_generator.manual_seed(key)  # of CUDA nothing is drawn here
         return function()

@@ -8,15 +8,26 @@ from tokenizers import BertWordPieceTokenizer
 from torch.utils.data import Dataset
 
 from workbench.data.loader import Item
-from workbench.data.source import DataError, Source, hub
+from workbench.data.source import DataError, Source, hub, some
 
 LONGEST_QUESTION = 64  # word pieces, as run_squad.py of google-research/bert
 SHORTEST_QUESTION = 12
+PADDING = 0
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def word_pieces(source: Source) -> BertWordPieceTokenizer:
     """BERT's uncased tokenizer over the vocabulary file of the source."""
-    return BertWordPieceTokenizer(str(source.file("vocabulary")), lowercase=True)
+    path = source.file("vocabulary")
+    pieces = path.read_text().split("\n")
+    lacking = [piece for piece in SPECIAL if piece not in pieces]
+    if lacking or pieces[PADDING] != SPECIAL[0]:
+        raise DataError(
+            f"data set {source.name}: vocabulary {path} "
+            + (f"has no {', '.join(lacking)}" if lacking else f"begins with {pieces[0]}")
+            + f"; it has to hold {', '.join(SPECIAL)}, each on a line of its own, [PAD] first"
+        )
+    return BertWordPieceTokenizer(str(path), lowercase=True)
 
 
 class Questions(Dataset):
@@ -59,7 +70,7 @@ class Questions(Dataset):
         padding = self.length - len(window.ids)
         mask = torch.tensor([1] * len(window.ids) + [0] * padding)
         return {
-            "input_ids": torch.tensor(window.ids + [0] * padding),
+            "input_ids": torch.tensor(window.ids + [PADDING] * padding),
             "token_type_ids": torch.tensor(window.type_ids + [0] * padding),
             "attention_mask": mask,
             "start_positions": torch.tensor(start),
@@ -105,6 +116,16 @@ def read_questions(source: Source, role: str, limit: int | None = None) -> list[
     """The questions of a split."""
     if source.entry["place"] == "hub":
         rows = hub(source, role)
-        return [rows[index] for index in range(min(limit or len(rows), len(rows)))]
-    table = parquet.read_table(source.file(role), columns=["id", "question", "context", "answers"])
-    return table.slice(0, limit or len(table)).to_pylist()
+        found = [rows[index] for index in range(min(limit or len(rows), len(rows)))]
+    else:
+        columns = ["id", "question", "context", "answers"]
+        table = parquet.read_table(source.file(role), columns=columns)
+        found = table.slice(0, limit or len(table)).to_pylist()
+    for row in found:
+        starts = row["answers"]["answer_start"]
+        if not starts or not 0 <= starts[0] < len(row["context"]):
+            raise DataError(
+                f"data set {source.name}: {role}: question {row['id']} has answers at {starts}; "
+                f"each needs one, at a character from 0 to {len(row['context']) - 1} of its passage"
+            )
+    return some(source, role, found)

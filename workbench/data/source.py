@@ -1,5 +1,6 @@
 """A data set of the catalog: its files, found and checked against their sha256."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,16 +44,27 @@ def open_source(name: str, root: Path) -> Source:
     return Source(name, entry["kind"], entry, shipped if entry["place"] == "shipped" else root)
 
 
+def some(source: Source, role: str, examples: Sized) -> Any:
+    """The examples of a split, which have to be at least one."""
+    if not len(examples):
+        raise DataError(
+            f"data set {source.name}: the split {role} is empty; at least one example is needed: "
+            f"{source.entry['obtain']}"
+        )
+    return examples
+
+
 def hub(source: Source, split: str) -> Any:
     """A split of a Hugging Face hub data set, through the `datasets` library."""
     import datasets
 
     wanted = source.entry["hub"]
+    path = wanted.get(f"{split}_path", wanted["path"])
     try:
-        return datasets.load_dataset(wanted["path"], wanted.get("name"), split=wanted[split])
+        return datasets.load_dataset(path, wanted.get("name"), split=wanted[split])
     except (OSError, datasets.exceptions.DatasetNotFoundError) as error:
         raise DataError(
-            f"data set {source.name}: {wanted['path']} could not be read from the hub "
+            f"data set {source.name}: {path} could not be read from the hub "
             f"({type(error).__name__}); {source.entry['obtain']}"
         ) from error
 

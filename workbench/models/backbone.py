@@ -70,9 +70,14 @@ def anchors(image_size: int, per_octave: int = 1) -> AnchorGenerator:
     return AnchorGenerator(levels, (ASPECT_RATIOS,) * len(levels))
 
 
-def sides(image_size: int) -> dict[str, int]:
-    """The short side and the longest the other may be, as torchvision's detectors call them."""
-    return {"min_size": image_size, "max_size": image_size * LONGEST // FULL_SIZE}
+def sides(image_size: int, presized: bool) -> dict[str, int | bool]:
+    """The short side and the longest the other may be, as torchvision's detectors call them.
+
+    With `presized` images are taken as they come in training (torchvision's detection reference
+    too resizes in its data pipeline, by this argument), and resized in evaluation only.
+    """
+    longest = image_size * LONGEST // FULL_SIZE
+    return {"min_size": image_size, "max_size": longest, "_skip_resize": presized}
 
 
 def _freeze_norms(module: nn.Module) -> None:

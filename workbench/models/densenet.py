@@ -5,6 +5,8 @@ from torchvision.models.densenet import DenseNet
 
 from workbench.models.scaling import channels, layers
 
+MINIMUM_SIZE = 29  # of smaller images the last transition leaves nothing
+
 
 def build(
     *,

@@ -50,6 +50,7 @@ def build(
     classes: int = 81,
     image_size: int = backbone.FULL_SIZE,
     detections: int = 100,
+    presized: bool = False,
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
@@ -70,7 +71,7 @@ def build(
         }
     return kind(
         backbone.pyramid(backbone.body(counts, frozen_stages, freeze_norms, width, depth), width),
-        **backbone.sides(image_size),
+        **backbone.sides(image_size, presized),
         rpn_anchor_generator=backbone.anchors(image_size),
         box_head=TwoMLPHead(features * 7 * 7, hidden),
         box_predictor=BoxPredictor(hidden, classes),

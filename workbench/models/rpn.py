@@ -28,6 +28,7 @@ def build(
     classes: int = 81,
     image_size: int = backbone.FULL_SIZE,
     detections: int = 100,
+    presized: bool = False,
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
@@ -55,7 +56,7 @@ def build(
         nms_thresh=0.7,
     )
     resize = GeneralizedRCNNTransform(
-        **backbone.sides(image_size),
+        **backbone.sides(image_size, presized),
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     )

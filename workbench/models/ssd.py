@@ -64,11 +64,13 @@ def build(
     classes: int = 81,
     image_size: int = FULL_SIZE,
     detections: int = 200,
+    presized: bool = False,
     width: float = 1.0,
     depth: float = 1.0,
 ) -> nn.Module:
     """A detector over lists of images [3, H, W] in 0..1, made square; 8732 default boxes at 300.
 
+    Whether they come `presized` does not matter to a network that makes them square.
     The loss is torchvision's: three hardest negatives for each positive of an image, divided by
     the positives of the batch (NVIDIA's example divides each image's by its own, then averages).
     """

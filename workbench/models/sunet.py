@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from workbench.models.scaling import channels, layers
 
+MINIMUM_SIZE = 29  # of smaller images the last pooling leaves nothing
+
 
 class Up(nn.Module):
     """Twice the size by a transposed convolution, then a 3x3 convolution."""

@@ -1,6 +1,7 @@
 """Transformer of fairseq's transformer_vaswani_wmt_en_de_big, decoding with a cache."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ HEAD_SIZE = 64
 FIRST_POSITION = 2  # fairseq counts positions from its padding index + 1, and that index is 1
 
 KeysValues = tuple[Tensor, Tensor]  # each [batch, heads, length, head size]
+Places = Callable[[Tensor], Tensor]  # positions from 0 -> their embeddings, one dimension more
 
 
 def sinusoids(positions: Tensor, hidden: int) -> Tensor:
@@ -93,7 +95,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the source, feed-forward; post-norm."""
+    """Self-attention, attention to the source, feed-forward; post-norm."""
 
     def __init__(self, hidden: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
@@ -106,13 +108,23 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, states: Tensor, past: KeysValues | None, source: KeysValues, visible: Tensor
+        self,
+        states: Tensor,
+        past: KeysValues | None,
+        source: KeysValues,
+        visible: Tensor,
+        own_visible: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """New states, and the keys and values of all target tokens so far."""
+        """New states, and the keys and values of all target tokens so far.
+
+        A token sees itself and those before it, or, given own_visible [batch, 1, 1, length], all
+        target tokens where that is True.
+        """
         own = self.attention.keys_values(states)
         if past is not None:
             own = (torch.cat([past[0], own[0]], dim=2), torch.cat([past[1], own[1]], dim=2))
-        seen = self.attention(states, own, None, causal=past is None)
+        causal = past is None and own_visible is None
+        seen = self.attention(states, own, own_visible, causal)
         states = self.attention_norm(states + self.dropout(seen))
         seen = self.source_attention(states, source, visible, causal=False)
         states = self.source_attention_norm(states + self.dropout(seen))
@@ -136,8 +148,8 @@ class Decoding:
         self.visible = self.visible[rows]
 
 
-class Transformer(nn.Module):
-    """Encoder and decoder that share one embedding with the output projection."""
+class EncoderDecoder(nn.Module):
+    """Encoder and decoder layers, and one embedding shared with the output projection."""
 
     def __init__(
         self, layers: int, hidden: int, feed_forward: int, dropout: float, vocabulary: int, pad: int
@@ -156,19 +168,31 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(*shape) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
 
+    def encode(self, source: Tensor, places: Places) -> tuple[list[KeysValues], Tensor]:
+        """Source [batch, length] as each decoder layer reads it, and where it is not padding."""
+        real = source != self.padding
+        visible = real[:, None, None, :]
+        states = self.embed(source, places(numbered(real)))
+        for layer in self.encoder:
+            states = layer(states, visible)
+        return [layer.source_attention.keys_values(states) for layer in self.decoder], visible
+
+    def embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """States of the first layer: the scaled embedding of each token plus that of its place."""
+        embedded = self.embedding(tokens) * self.hidden**0.5
+        return self.dropout(embedded + places.to(embedded.dtype))
+
+
+class Transformer(EncoderDecoder):
+    """The network that gives one target token after another, at places told by sinusoids."""
+
     def forward(self, source: Tensor, target_in: Tensor) -> Tensor:
         """Logits [batch, target length, vocabulary] of the token after each of target_in."""
         return self.decode(target_in, self.start(source))
 
     def start(self, source: Tensor) -> Decoding:
         """The state before the first target token of source [batch, length]."""
-        real = source != self.padding
-        visible = real[:, None, None, :]
-        # Counting real tokens only makes padding invisible on either side.
-        states = self._embed(source, real.cumsum(dim=1) - 1)
-        for layer in self.encoder:
-            states = layer(states, visible)
-        keys_values = [layer.source_attention.keys_values(states) for layer in self.decoder]
+        keys_values, visible = self.encode(source, self._places)
         return Decoding([None] * len(self.decoder), keys_values, visible)
 
     def decode(self, tokens: Tensor, state: Decoding) -> Tensor:
@@ -176,17 +200,15 @@ class Transformer(nn.Module):
         count = tokens.shape[1]
         assert state.length == 0 or count == 1, "a started state takes one token at a time"
         positions = torch.arange(state.length, state.length + count, device=tokens.device)
-        states = self._embed(tokens, positions)
+        states = self.embed(tokens, self._places(positions))
         for index, layer in enumerate(self.decoder):
             past, source = state.target[index], state.source[index]
             states, state.target[index] = layer(states, past, source, state.visible)
         state.length += count
         return self.output_projection(states)
 
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        embedded = self.embedding(tokens) * self.hidden**0.5
-        places = sinusoids(positions + FIRST_POSITION, self.hidden)
-        return self.dropout(embedded + places.to(embedded.dtype))
+    def _places(self, positions: Tensor) -> Tensor:
+        return sinusoids(positions + FIRST_POSITION, self.hidden)
 
 
 def build(
@@ -204,8 +226,7 @@ def build(
     hidden = scaling.channels(hidden, width)
     if hidden < 4 or hidden % 2:
         raise ValueError(f"hidden is {hidden}; half of it are sines: give an even number >= 4")
-    if not 0 <= padding < vocabulary:
-        raise ValueError(f"padding is {padding}; it must be a token of 0..{vocabulary - 1}")
+    check_token("padding", padding, vocabulary)
     return Transformer(
         scaling.layers(layers, depth),
         hidden,
@@ -214,6 +235,17 @@ def build(
         vocabulary,
         padding,
     )
+
+
+def check_token(name: str, token: int, vocabulary: int) -> None:
+    """Refuse a special token that the vocabulary does not have."""
+    if not 0 <= token < vocabulary:
+        raise ValueError(f"{name} is {token}; it must be a token of 0..{vocabulary - 1}")
+
+
+def numbered(real: Tensor) -> Tensor:
+    """Positions from 0, counting real tokens only: padding is invisible on either side."""
+    return real.cumsum(dim=1) - 1
 
 
 def _init_linear(linear: nn.Linear) -> None:

@@ -5,6 +5,8 @@ from torchvision.models.vgg import VGG, make_layers
 
 from workbench.models.scaling import channels, layers
 
+MINIMUM_SIZE = 32  # pixels; five poolings halve it
+
 POOLED = 7  # the side of the last feature map, as the hidden layers see it
 
 

@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from workbench.models.scaling import channels, layers
 
+MINIMUM_SIZE = 7  # of smaller images the stem leaves less than its next kernel
+
 
 class Separable(nn.Sequential):
     """A 3x3 convolution of each channel, then a 1x1 convolution over channels."""

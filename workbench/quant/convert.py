@@ -1,9 +1,11 @@
 """Conversion to INT8: weights per output channel, activations per tensor, zeros kept exactly."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from workbench.quant.layers import (
@@ -15,6 +17,8 @@ from workbench.quant.layers import (
 )
 from workbench.sparsity import is_nm
 from workbench.sparsity.layouts import Layout, layout_of
+
+FOLDED = "int8.folded"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,17 @@ class Quantized:
     def layers(self) -> list[str]:
         """The layers in INT8."""
         return [site for site in self.input_scales if ":" not in site and site[-7:] != ".hidden"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All as named tensors, `files.restored` reads them again.
+
+        int8 weights and the rest by name, `<weight>.scale` [out] and `<site>.input_scale` in fp32,
+        and `int8.folded`, the bytes of a JSON mapping of norms to the layers they are part of.
+        """
+        named = dict(self.weights) | {f"{n}.scale": value for n, value in self.scales.items()}
+        named |= {f"{n}.input_scale": torch.tensor(v) for n, v in self.input_scales.items()}
+        folded = torch.tensor(list(json.dumps(self.folded).encode()), dtype=torch.uint8)
+        return named | {FOLDED: folded} | self.rest
 
     @property
     def attention(self) -> bool:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from workbench.quant.convert import Quantized
-from workbench.quant.export import restore
 from workbench.quant.layers import QuantError, weights_of
 
 OPSET = 21
@@ -26,7 +25,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def to_onnx(
     model: nn.Module, quantized: Quantized, args: tuple, kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """The onnx.ModelProto of a freshly built model with the weights of the INT8 network.
+    """The onnx.ModelProto of the INT8 network, whose model has the values of its integers.
 
     `args` and `kwargs` are an example call; the first dimension of their tensors may vary. Refused:
     INT8 LSTM and attention, whose ONNX operators have no inside to put Q/DQ nodes into.
@@ -35,7 +34,6 @@ def to_onnx(
     inside = [s for s in quantized.input_scales if s.endswith((".hidden", ".weights"))]
     if inside or any(":matmul" in site for site in quantized.input_scales):
         raise QuantError(f"no Q/DQ form of {inside or 'products'}; keep them in FP16 to export")
-    restore(model, quantized)
     dims = torch.utils._pytree.tree_map(
         lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) else None,
         (args, dict(kwargs or {})),

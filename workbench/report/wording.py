@@ -12,6 +12,7 @@ METRICS = {
     "mask_ap": "mask AP",
     "proposal_ar": "proposal AR",
     "bleu": "BLEU",
+    "loss_bits": "validation loss, bits",
     "f1": "F1",
 }
 

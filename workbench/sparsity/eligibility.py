@@ -7,18 +7,29 @@ from torch import Tensor, nn
 
 from workbench.sparsity.layouts import RECURRENT, TRANSPOSED, layout_of, leaves
 from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.zeroing import unwrapped
 
 Rule = Callable[[str, nn.Module, Tensor], str]
 
 
+# mma.sp takes 16 (fp16) input channels at a time, and writes 8 output channels
+KERNEL_IN, KERNEL_OUT = 16, 8
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One weight over input channels: its name, shape, and the reason if it stays dense."""
+    """One weight over input channels: whether a pattern may touch it, and what is in the way.
+
+    `reason` says why it stays dense; `kernel` why sparse kernels could not run it ("" if they
+    could); `remedy` what would make it eligible and runnable, and at which cost.
+    """
 
     name: str
     shape: tuple[int, ...]
     eligible: bool
     reason: str
+    kernel: str = ""
+    remedy: str = ""
 
 
 def explain(
@@ -30,7 +41,7 @@ def explain(
     A rule is "c4" or "asp" (the first three kinds), "c4+" (all) or a callable (name, module,
     weight) -> reason, "" for eligible. Tied, frozen and computed weights stay dense always.
     """
-    find_reason = find_rule(rule)
+    find_reason, model = find_rule(rule), unwrapped(model)
     found = weights(model)
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -41,13 +52,17 @@ def explain(
         if isinstance(weight, nn.parameter.UninitializedParameter):
             layers.append(Layer(name, (), False, "not initialised: run one forward first"))
             continue
-        names = aliases.get(id(weight), [])
+        fixed, remedy = _always_dense(model, weight, aliases.get(id(weight), []))
         reason = (
-            _always_dense(model, weight, names)
+            fixed
             or ("kept dense by request" if name in dense else "")
             or find_reason(name, module, weight)
         )
-        layers.append(Layer(name, tuple(weight.shape), not reason, reason))
+        kernel, padding = _kernel_needs(module, weight)
+        if reason and kernel and not fixed and not layers:
+            reason = f"first layer: {reason}"
+        shape = tuple(weight.shape)
+        layers.append(Layer(name, shape, not reason, reason, kernel, remedy or padding))
     return layers
 
 
@@ -57,6 +72,11 @@ def find_rule(rule: str | Rule) -> Rule:
         return rule
     refuse_unknown("rule", [rule], _RULES)
     return _RULES[rule]
+
+
+def rule_name(rule: str | Rule) -> str:
+    """The name under which masks remember the rule."""
+    return rule if isinstance(rule, str) else getattr(rule, "__qualname__", repr(rule))
 
 
 def weights(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
@@ -72,16 +92,35 @@ def weights(model: nn.Module) -> dict[str, tuple[nn.Module, Tensor]]:
     return found
 
 
-def _always_dense(model: nn.Module, weight: Tensor, names: list[str]) -> str:
-    """Reason that holds under every rule, from the weight's names in the model."""
+def _kernel_needs(module: nn.Module, weight: Tensor) -> tuple[str, str]:
+    """Why sparse kernels could not run this weight, and the padding that would change it."""
+    layout = layout_of(module)
+    channels, groups = layout.channels(weight), getattr(module, "groups", 1)
+    out = layout.oriented(weight).shape[0] // groups
+    if channels == 1 and groups > 1:
+        return "depthwise: nothing to leave out of 1 input channel", ""
+    wide, tall = -(-channels // KERNEL_IN) * KERNEL_IN, -(-out // KERNEL_OUT) * KERNEL_OUT
+    needs = [f"{channels} input channels, not a multiple of {KERNEL_IN}"] * (wide > channels)
+    needs += [f"{out} output channels, not a multiple of {KERNEL_OUT}"] * (tall > out)
+    pads = [f"input channels {channels} -> {wide}"] * (wide > channels)
+    pads += [f"output channels {out} -> {tall}"] * (tall > out)
+    cost = wide * tall / (channels * out) - 1
+    return "; ".join(needs), f"pad {', '.join(pads)}: +{cost:.1%} FLOPs" if pads else ""
+
+
+def _always_dense(model: nn.Module, weight: Tensor, names: list[str]) -> tuple[str, str]:
+    """Reason that holds under every rule, from the weight's names in the model; its remedy."""
     if not names:
-        return "computed from other parameters (parametrization)"
+        reason = "computed from other parameters (parametrization)"
+        return reason, "remove the parametrization before pruning"
     for name in names:
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path)
         if leaf not in leaves(owner):
-            return f"tied to {name} ({type(owner).__name__})"
-    return "" if weight.requires_grad else "frozen (requires_grad is False)"
+            return f"tied to {name} ({type(owner).__name__})", "give it a weight of its own"
+    if weight.requires_grad:
+        return "", ""
+    return "frozen (requires_grad is False)", "let it train: requires_grad_(True)"
 
 
 def _checked_keep_dense(

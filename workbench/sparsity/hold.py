@@ -1,48 +1,83 @@
 """Hold: keep pruned weights at exactly zero through training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn, optim
 
+from workbench.sparsity.layouts import reflatten
 from workbench.sparsity.masks import Masks
+from workbench.sparsity.names import SparsityError, refuse_unknown
+from workbench.sparsity.zeroing import clear, placed, unwrapped
+
+Masters = Mapping[str, Tensor]
 
 
 class Hold:
     """Hooks on one optimizer that keep the pruned weights of one model at zero."""
 
-    def __init__(self, masks: Masks, model: nn.Module, optimizer: optim.Optimizer) -> None:
+    def __init__(
+        self, masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters
+    ) -> None:
         """Zero the pruned weights and their optimizer state, then attach to every step."""
-        pairs = masks.pairs(model)
-        self._weights = [parameter for _, parameter, _ in pairs]
-        self._pruned = [~mask for _, _, mask in pairs]
-        self._zero_weights()
-        self._zero_state(optimizer)
+        masks.pairs(model)  # names and shapes
+        self._model = unwrapped(model)
+        self._masters = masters
+        self._optimizer = optimizer
+        self.change(masks)
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._zero_weights),
             optimizer.register_load_state_dict_post_hook(self._zero_state),
         ]
 
+    @property
+    def masks(self) -> Masks:
+        """The masks that are held."""
+        return self._given
+
+    def change(self, masks: Masks) -> None:
+        """Hold these masks from now on: their pruned weights and optimizer state become zero."""
+        self._given, self._masks = masks, dict(masks)
+        self._zero_weights()
+        self._zero_state(self._optimizer)
+        reflatten(self._model)
+
+    def measured(self) -> dict[str, float]:
+        """Nothing: masks that are held do not change."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the masks are an input of the training."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do: loading the optimizer's state zeroes that of pruned weights."""
+
     def remove(self) -> None:
         """Let the pruned weights go: later steps may change them."""
         for handle in self._handles:
             handle.remove()
 
-    @torch.no_grad()
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights now; see the function of the same name."""
-        for weight, pruned in self._pairs():
+        for weight, kept in self._pairs():
             if weight.grad is not None:
-                weight.grad.masked_fill_(pruned, 0)
+                clear(weight.grad, kept)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """(weight, pruned positions), on the device where the weight is now."""
-        for i, (weight, pruned) in enumerate(zip(self._weights, self._pruned, strict=True)):
-            if weight.device != pruned.device:
-                self._pruned[i] = pruned.to(weight.device)
-        return list(zip(self._weights, self._pruned, strict=True))
+        """(weight, kept positions) of the model and the masters, as they are now.
+
+        Weights are looked up by name at every step: sharding and assignment replace parameters.
+        """
+        found = []
+        for name, mask in self._masks.items():
+            weight = self._model.get_parameter(name)
+            self._masks[name] = mask = placed(mask, weight)
+            found.append((weight, mask))
+            if name in self._masters:
+                found.append((self._masters[name], placed(mask, self._masters[name])))
+        return found
 
     def _before_step(self, optimizer: optim.Optimizer, args: tuple, kwargs: dict) -> Any:
         self.mask_gradients()
@@ -61,39 +96,54 @@ class Hold:
 
         return masked
 
-    @torch.no_grad()
     def _zero_weights(self, *_: Any) -> None:
-        # fill, not multiply: 0/0 in an optimizer without eps must not stay NaN, nor zeros be -0
-        for weight, pruned in self._pairs():
-            weight.masked_fill_(pruned, 0)
+        for weight, kept in self._pairs():
+            clear(weight, kept)
 
-    @torch.no_grad()
     def _zero_state(self, optimizer: optim.Optimizer) -> None:
-        for weight, pruned in self._pairs():
+        for weight, kept in self._pairs():
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(pruned.to(value.device), 0)
+                    clear(value, placed(kept, value))
 
 
-def hold(masks: Masks, model: nn.Module, optimizer: optim.Optimizer) -> Hold:
+def hold(
+    masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters | None = None
+) -> Hold:
     """Hooks, removable by `.remove()`, that keep the pruned weights of `model` at exactly zero.
 
     Before each step of `optimizer` the gradients of pruned weights become zero, after it the
     weights; momentum of pruned weights is zeroed now and when a state is loaded. Weights are
-    zeroed now too. A wrapped optimizer (accelerate) is held by the one inside.
+    zeroed now too. A wrapped optimizer (accelerate) is held by the one inside. `masters` are fp32
+    copies by parameter name that the optimizer steps instead of 16-bit weights of the model.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), optim.Optimizer):
-        optimizer = inner
+    optimizer = inner(optimizer)
+    masters = masters or {}
+    refuse_unknown("parameter in the masters, absent from the masks", masters, masks)
+    refuse_stranger(masks, model, optimizer, masters)
+    return Hold(masks, model, optimizer, masters)
+
+
+def refuse_stranger(
+    masks: Masks, model: nn.Module, optimizer: optim.Optimizer, masters: Masters | None = None
+) -> None:
+    """Raise SparsityError if the optimizer steps none of the masked weights nor their masters."""
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if masks and not any(id(parameter) in stepped for _, parameter, _ in masks.pairs(model)):
-        raise ValueError(
+    held = [(masters or {}).get(name, parameter) for name, parameter, _ in masks.pairs(model)]
+    if masks and not any(id(tensor) in stepped for tensor in held):
+        raise SparsityError(
             f"the optimizer steps none of the {len(masks)} masked weights of this model; "
-            "give the optimizer made from this model's own parameters"
+            "give the optimizer made from this model's own parameters, or their masters"
         )
-    return Hold(masks, model, optimizer)
 
 
-@torch.no_grad()
+def inner(optimizer: optim.Optimizer) -> optim.Optimizer:
+    """The optimizer inside the wrappers of accelerate."""
+    while isinstance(wrapped := getattr(optimizer, "optimizer", None), optim.Optimizer):
+        optimizer = wrapped
+    return optimizer
+
+
 def mask_gradients(masks: Masks, model: nn.Module) -> None:
     """Zero the gradients of pruned weights in place; call it between unscaling and clipping.
 
@@ -103,4 +153,4 @@ def mask_gradients(masks: Masks, model: nn.Module) -> None:
     """
     for _, parameter, mask in masks.pairs(model):
         if parameter.grad is not None:
-            parameter.grad.masked_fill_(~mask, 0)
+            clear(parameter.grad, mask)

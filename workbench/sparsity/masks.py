@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,40 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.sparsity.layouts import reflatten
-from workbench.sparsity.names import refuse_unknown
+from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, reflatten
+from workbench.sparsity.names import SparsityError, refuse_unknown
+from workbench.sparsity.zeroing import clear, local, placed, unwrapped
 
-_FORMAT = "workbench-masks-2"
+_FORMAT = "workbench-masks-3"
+FORMATS = (_FORMAT, "workbench-masks-2")  # 2: without layouts
 
 
 class Masks(Mapping[str, Tensor]):
     """Parameter name -> bool mask (True where kept), in the order of the model."""
 
-    def __init__(self, masks: Mapping[str, Tensor], pattern: Mapping[str, Any], rule: str) -> None:
-        """Masks of dtype bool, the pattern they follow and the rule that chose their layers."""
+    def __init__(
+        self,
+        masks: Mapping[str, Tensor],
+        pattern: Mapping[str, Any],
+        rule: str,
+        layouts: Mapping[str, Layout] | None = None,
+    ) -> None:
+        """Masks of dtype bool, the pattern they follow, the rule that chose their layers.
+
+        `layouts` tells where input channels lie, for masks in which it is not dimension 1.
+        """
         for name, mask in masks.items():
             if mask.dtype != torch.bool:
-                raise ValueError(f"mask of {name} is {mask.dtype}; only torch.bool is allowed")
+                raise SparsityError(f"mask of {name} is {mask.dtype}; only torch.bool is allowed")
         self._masks = dict(masks)
         self.pattern = dict(pattern)
         self.rule = rule
+        given = {name: (layouts or {}).get(name, CHANNELS_SECOND) for name in masks}
+        self._layouts = {n: layout for n, layout in given.items() if layout != CHANNELS_SECOND}
+
+    def layout(self, name: str) -> Layout:
+        """Where the input channels lie in the mask of the parameter `name`."""
+        return self._layouts.get(name, CHANNELS_SECOND)
 
     def __getitem__(self, name: str) -> Tensor:
         """Mask of the parameter `name`."""
@@ -48,39 +66,61 @@ class Masks(Mapping[str, Tensor]):
         return f"Masks({len(self)} layers, pattern={self.pattern}, rule={self.rule!r})"
 
     def pairs(self, model: nn.Module) -> list[tuple[str, nn.Parameter, Tensor]]:
-        """(name, parameter, mask on the parameter's device); names and shapes are checked."""
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        """(name, parameter, mask where the parameter lies); names and shapes are checked.
+
+        Names are those of the user's own module, inside whatever wraps it.
+        """
+        parameters = dict(unwrapped(model).named_parameters(remove_duplicate=False))
         refuse_unknown("parameter in the masks, absent from the model", self, parameters)
         for name, mask in self.items():
             if mask.shape != parameters[name].shape:
-                raise ValueError(
+                raise SparsityError(
                     f"mask of {name} has shape {list(mask.shape)}, the model's weight "
                     f"{list(parameters[name].shape)}; use the masks of this model"
                 )
         return [
-            (name, parameters[name], mask.to(parameters[name].device))
-            for name, mask in self.items()
+            (name, parameters[name], placed(mask, parameters[name])) for name, mask in self.items()
         ]
 
-    @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Zero the pruned weights of `model` in place."""
         for _, parameter, mask in self.pairs(model):
-            parameter.masked_fill_(~mask, 0)  # in place: recurrent weights stay in their buffer
+            clear(parameter, mask)
         reflatten(model)
 
-    @torch.no_grad()
     def verify(self, model: nn.Module) -> None:
-        """Raise ValueError if a pruned weight of `model` is not zero."""
+        """Raise SparsityError if a pruned weight of `model` is not zero."""
         broken = []
         for name, parameter, mask in self.pairs(model):
-            if count := int(parameter.masked_fill(mask, 0).count_nonzero()):
+            # `>` of bools: not zero, and not kept; NaN is not zero
+            if count := int(((local(parameter) != 0) > local(mask)).count_nonzero()):
                 broken.append(f"{name} ({count} of {mask.numel()})")
         if broken:
-            raise ValueError(
+            raise SparsityError(
                 f"non-zero weights outside the mask in {len(broken)} layers: {', '.join(broken)}; "
                 "apply the masks, and hold them on every optimizer that steps these weights"
             )
+
+    def verify_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise SparsityError unless `tensors` has every masked weight, zero outside its mask."""
+        refuse_unknown("weight in the masks, absent from the tensors", self, tensors)
+        for name, mask in self.items():
+            weight, mask = tensors[name], mask.to(tensors[name].device)
+            if weight.shape != mask.shape:
+                raise SparsityError(
+                    f"mask of {name} has shape {list(mask.shape)}, the weight {list(weight.shape)}"
+                )
+            outside = ((weight != 0) > mask).nonzero()
+            if len(outside):
+                first, group = outside[0].tolist(), ""
+                if of := self.pattern.get("of"):
+                    channel = first[self.layout(name).input_dim]
+                    group = f" (group {channel // of} of input channels)"
+                raise SparsityError(
+                    f"{name}: {len(outside)} weights outside the mask are not zero, the first "
+                    f"{weight[tuple(first)].item()} at index {first}{group}; "
+                    "apply the masks they were pruned with"
+                )
 
     def density(self) -> float:
         """Kept share of the masked weights; 1.0 if there are none."""
@@ -98,14 +138,14 @@ class Masks(Mapping[str, Tensor]):
     def to(self, device: torch.device | str) -> "Masks":
         """The same masks on `device`."""
         moved = {name: mask.to(device) for name, mask in self.items()}
-        return Masks(moved, self.pattern, self.rule)
+        return Masks(moved, self.pattern, self.rule, self._layouts)
 
     def select(self, names: Iterable[str]) -> "Masks":
         """Only the masks of `names`."""
         names = set(names)
         refuse_unknown("mask", sorted(names), self)
         chosen = {name: mask for name, mask in self.items() if name in names}
-        return Masks(chosen, self.pattern, self.rule)
+        return Masks(chosen, self.pattern, self.rule, self._layouts)
 
     def renamed(self, change: Mapping[str, str] | Callable[[str], str]) -> "Masks":
         """The same masks under other names: a function of the name, or old prefix -> new prefix.
@@ -115,12 +155,13 @@ class Masks(Mapping[str, Tensor]):
         new_name = change if callable(change) else lambda name: _replace_prefix(name, change)
         renamed = {new_name(name): mask for name, mask in self.items()}
         if len(renamed) != len(self):
-            raise ValueError(f"renaming merges {len(self)} names into {len(renamed)}")
-        return Masks(renamed, self.pattern, self.rule)
+            raise SparsityError(f"renaming merges {len(self)} names into {len(renamed)}")
+        layouts = {new_name(name): layout for name, layout in self._layouts.items()}
+        return Masks(renamed, self.pattern, self.rule, layouts)
 
     def fitted_to(self, model: nn.Module) -> tuple["Masks", list[str]]:
         """The masks whose parameters `model` has, and the names that were dropped."""
-        present = dict(model.named_parameters(remove_duplicate=False))
+        present = dict(unwrapped(model).named_parameters(remove_duplicate=False))
         dropped = [name for name in self if name not in present]
         if dropped and len(dropped) == len(self):
             refuse_unknown("parameter in the masks (all of them)", dropped[:1], present)
@@ -129,11 +170,15 @@ class Masks(Mapping[str, Tensor]):
         return kept, dropped
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file: 1 bit per weight; pattern, rule, shapes, digest as header."""
+        """Write a safetensors file: 1 bit per weight, which is 2 bits per kept weight of 2:4.
+
+        Pattern, rule, shapes, layouts and digest are its header.
+        """
         header = {
             "pattern": self.pattern,
             "rule": self.rule,
             "shapes": {name: list(mask.shape) for name, mask in self.items()},
+            "layouts": {name: asdict(layout) for name, layout in self._layouts.items()},
             "digest": self.digest(),
         }
         # one entry: safetensors writes several in an order that changes from run to run
@@ -148,17 +193,21 @@ class Masks(Mapping[str, Tensor]):
                 metadata = file.metadata() or {}
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-        if _FORMAT not in metadata:
-            raise ValueError(
+            raise SparsityError(f"{path}: not a whole safetensors file ({error})") from error
+        known = [name for name in FORMATS if name in metadata]
+        if not known:
+            raise SparsityError(
                 f"{path}: header has {sorted(metadata)}; only mask files written by Masks.save "
-                f"({_FORMAT}) are allowed"
+                f"({', '.join(FORMATS)}) are allowed"
             )
-        header = json.loads(metadata[_FORMAT])
+        header = json.loads(metadata[known[0]])
         unpacked = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
-        masks = cls(unpacked, header["pattern"], header["rule"])
+        layouts = {name: Layout(**given) for name, given in header.get("layouts", {}).items()}
+        masks = cls(unpacked, header["pattern"], header["rule"], layouts)
         if masks.digest() != header["digest"]:
-            raise ValueError(f"{path}: the masks do not match their digest; write the file again")
+            raise SparsityError(
+                f"{path}: the masks do not match their digest; write the file again"
+            )
         return masks
 
 

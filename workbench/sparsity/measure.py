@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from workbench.sparsity.eligibility import weights
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, layout_of
+from workbench.sparsity.names import SparsityError
 
 
 def is_nm(weight: Tensor, keep: int, of: int, layout: Layout = CHANNELS_SECOND) -> bool:
@@ -18,6 +19,31 @@ def is_nm(weight: Tensor, keep: int, of: int, layout: Layout = CHANNELS_SECOND) 
         return False
     nonzero = layout.oriented(weight.detach() != 0).unflatten(1, (-1, of))
     return bool((nonzero.sum(2, dtype=torch.int32) <= keep).all())
+
+
+def refuse_unless_nm(
+    name: str,
+    weight: Tensor,
+    keep: int,
+    of: int,
+    layout: Layout = CHANNELS_SECOND,
+    exactly: bool = False,
+) -> None:
+    """Raise SparsityError, naming layer and group, unless every group holds at most `keep`."""
+    if weight.dim() < 2 or layout.channels(weight) % of:
+        raise SparsityError(
+            f"{name}: shape {list(weight.shape)} has no whole groups of {of} input channels"
+        )
+    groups = layout.oriented(weight.detach()).unflatten(1, (-1, of)).movedim(2, -1)
+    counts = (groups != 0).sum(-1, dtype=torch.int32)
+    wrong = (counts != keep if exactly else counts > keep).nonzero()
+    if len(wrong):
+        first = wrong[0].tolist()
+        raise SparsityError(
+            f"{name}: {len(wrong)} of {counts.numel()} groups do not keep {keep} of {of} input "
+            f"channels; the first is [out, group, *kernel] {first}: "
+            f"{groups[tuple(first)].tolist()}"
+        )
 
 
 def layer_sparsity(model: nn.Module) -> list[dict[str, Any]]:

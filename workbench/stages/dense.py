@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import nn, optim
 
 from workbench.record import Record
-from workbench.sparsity import Masks, hold
+from workbench.sparsity import Hold, Masks, Scheduled, hold
 from workbench.spec import Phase
+from workbench.stages.choosing import Choosing
 from workbench.stages.work import Weights, Work, load, state, take
 from workbench.tasks import Task
 from workbench.training.loop import Run, train
@@ -39,9 +40,16 @@ def run(work: Work) -> Record:
 
 
 def train_phases(
-    work: Work, phases: dict[str, Phase], start: Weights | None, masks: Masks
+    work: Work,
+    phases: dict[str, Phase],
+    start: Weights | None,
+    masks: Masks,
+    choosing_in: str | None = None,
 ) -> Trained:
-    """Train phases in order from `start`, holding masks; they follow their weights' names."""
+    """Train phases in order from `start`, holding masks; they follow their weights' names.
+
+    In the phase `choosing_in` masks are chosen by the treatment's schedule, for it and the rest.
+    """
     ends: dict[str, Weights] = {}
     rows: list[Row] = []
     for number, (name, phase) in enumerate(phases.items()):
@@ -54,32 +62,46 @@ def train_phases(
             work.notes[f"{name}/left_out"] = take(model, start, prefix)
         masks, dropped = masks.renamed({"": prefix}).fitted_to(model)
         work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
-        rows += train_phase(work, name, phase, model, task, masks)
+        choosing = Choosing(work, name) if name == choosing_in else None
+        finished = work.resume.finished(name)
+        if phase.weights:
+            load(model, work.obtained(name), may_lack=COUNTERS)
+        elif finished is None:
+            fresh = train_phase(work, name, phase, (model, task), masks, choosing)
+            rows += fresh
+            masks = choosing.end(model) if choosing else masks
+            if work.accelerator.is_main_process:
+                work.resume.finish(name, state(model), fresh)
+        else:
+            load(model, finished)
+            rows += work.resume.curve(name)
+            masks = choosing.remembered() if choosing else masks
         work.judge(name, model, task)
         start = ends[name] = state(model)
     return Trained(ends, rows, task, model, masks)
 
 
 def train_phase(
-    work: Work, name: str, phase: Phase, model: nn.Module, task: Task, masks: Masks
+    work: Work,
+    name: str,
+    phase: Phase,
+    trained: tuple[nn.Module, Task],
+    masks: Masks,
+    choosing: Choosing | None = None,
 ) -> list[Row]:
-    """Train one phase in place, unless an attempt that was cut short finished it; its curve."""
-    if phase.weights:
-        load(model, work.obtained(name), may_lack=COUNTERS)
-        return []
-    finished = work.resume.finished(name)
-    if finished is not None:
-        load(model, finished)
-        return work.resume.curve(name)
+    """Train one phase in place, holding masks or choosing them; its curve."""
+
+    def held(model: nn.Module, optimizer: optim.Optimizer, length: int) -> Hold | Scheduled:
+        return (
+            choosing.begin(model, optimizer, length) if choosing else hold(masks, model, optimizer)
+        )
+
     run = Run(
         accelerator=work.accelerator,
         resume=work.resume,
         seed=work.cell.seed,
         checkpoint_seconds=work.spec.checkpoint_seconds,
         log=work.log,
-        hold=(lambda held, optimizer: hold(masks, held, optimizer)) if masks else None,
+        hold=held if masks or choosing else None,
     )
-    rows = train(model, task, name, phase, run)
-    if work.accelerator.is_main_process:
-        work.resume.finish(name, state(model), rows)
-    return rows
+    return train(*trained, name, phase, run)

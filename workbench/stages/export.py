@@ -1,36 +1,28 @@
-"""Export of a finished INT8 network to ONNX."""
+"""Export: the network of a cell in one file, its 2:4 weights as values and 2-bit metadata."""
 
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch import nn
+from workbench import dag, sparsity
+from workbench.record import Cell
+from workbench.stages.work import Work, read_weights, recorded_masks
 
-from workbench.quant.export import read
-from workbench.quant.qdq import to_onnx
-from workbench.stages.work import StageError, Work
+EXPORTED = {"prune": "pruned", "retrain": "final", "quantize": "int8"}
 
 
-def onnx_of(work: Work) -> Any:
-    """The onnx.ModelProto of the INT8 network that a stage quantize wrote, with Q/DQ nodes.
+def export(work: Work, out: Path) -> str:
+    """Write the weights of a finished stage to `out`; one line on what it holds, in bytes.
 
-    The example call that the exporter needs is the model's first on a training batch.
+    Refused are weights that are not zero outside the masks, and masks that are not those of the
+    record: what is exported is what was pruned.
     """
-    path = work.out / "int8.safetensors"
-    if not path.exists():
-        raise StageError(f"{path} is absent; run the stage quantize first")
-    phase = work.spec.last_phase
-    task = work.task(phase)
-    model = work.model(phase, task).eval()
-    args, kwargs = _example(work, task, model)
-    return to_onnx(model, read(path), args, kwargs)
+    cell = work.cell
+    source = work.out / f"{EXPORTED[cell.stage]}.safetensors"
+    masks = recorded_masks(_masks_of(cell, work.results))
+    sparsity.save_compressed(read_weights(source), masks, out)
+    return f"{out}: {out.stat().st_size:,} bytes, {source} has {source.stat().st_size:,}"
 
 
-def _example(work: Work, task: Any, model: nn.Module) -> tuple[tuple, dict[str, Any]]:
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-    handle = model.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    with torch.no_grad():
-        task.run(model, next(iter(task.training_batches(0, 1))), None)
-    handle.remove()
-    return calls[0]
+def _masks_of(cell: Cell, results: Path) -> Path:
+    if cell.stage == "quantize":
+        return results / dag.upstream(cell)["masks"]
+    return results / cell.folder / "masks.safetensors"

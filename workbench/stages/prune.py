@@ -2,7 +2,7 @@
 
 from workbench.record import Record
 from workbench.sparsity import Masks, explain, layer_sparsity, prune, summary
-from workbench.stages.work import Work, load, state
+from workbench.stages.work import StageError, Work, load, state
 from workbench.tasks import Task
 
 
@@ -13,6 +13,11 @@ def run(work: Work) -> Record:
     same masks, so that what pruning costs is told in the metric of the network.
     """
     phase, treatment = work.spec.repeat_from, work.spec.treatment
+    if treatment.schedule:
+        raise StageError(
+            f"treatment {work.cell.treatment} chooses masks while it trains and has no stage "
+            "prune; run retrain"
+        )
     task = work.task(phase)
     model = work.model(phase, task)
     load(model, work.weights())

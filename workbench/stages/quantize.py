@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from workbench import quant
-from workbench.quant.export import packed
 from workbench.record import Record
 from workbench.seeds import seed_for
 from workbench.sparsity import Masks
 from workbench.stages.dense import NO_MASKS, train_phase
-from workbench.stages.work import Work, load
+from workbench.stages.work import Work, load, state
 from workbench.tasks import Task
 from workbench.tasks.base import moved
 
@@ -51,7 +50,7 @@ def run(work: Work) -> Record:
         _run_batches(work, task, model, 1)
     with quant.Simulated(model, quantized):
         work.judge(phase, model, task)
-    work.write("int8.safetensors", *packed(quantized))
+    work.write("int8.safetensors", quantized.tensors())
     work.notes["calibrator"] = settings.model_dump()
     work.notes["folded"] = folded
     work.notes["kept_fp"] = sorted(set(quant.layers(model)) - set(quantized.layers))
@@ -128,7 +127,15 @@ def _finetuned(
     train = settings.applied(phase.train, task.steps_per_epoch)
     tuned = phase.model_copy(update={"train": train})
     with quant.Finetuning(model, start, settings.scales == "learned") as rounding:
-        work.notes["finetune"] = train_phase(work, FINETUNE, tuned, model, task, masks)
+        finished = work.resume.finished(FINETUNE)
+        if finished is None:
+            rows = train_phase(work, FINETUNE, tuned, (model, task), masks)
+            if work.accelerator.is_main_process:
+                work.resume.finish(FINETUNE, state(model), rows)
+        else:
+            load(model, finished)
+            rows = work.resume.curve(FINETUNE)
+    work.notes["finetune"] = rows
     limits, scales = rounding.scales()
     masks.verify(model)
     return quant.quantize(model, limits, start.folded, scales)

@@ -2,19 +2,36 @@
 
 from workbench.record import Record
 from workbench.sparsity import summary
-from workbench.stages.dense import train_phases
+from workbench.stages.choosing import flips
+from workbench.stages.dense import NO_MASKS, Trained, train_phases
 from workbench.stages.work import Work, state
 
 
 def run(work: Work) -> Record:
-    """Retrain; writes the final weights and the masks that they keep."""
-    phases = {name: work.spec.retrained(name) for name in work.spec.repeated}
-    trained = train_phases(work, phases, work.weights(), work.masks())
+    """Retrain; writes the final weights and the masks that they keep.
+
+    A treatment with a schedule chooses its masks here, from the dense network or from scratch.
+    """
+    chooses = work.spec.treatment.schedule is not None
+    trained = _choose(work) if chooses else _hold(work)
     trained.masks.verify(trained.model)
     work.write("final.safetensors", state(trained.model))
     work.write_masks(trained.masks)
     work.write_curve(trained.rows)
     rows = {"summary": summary(trained.model)}
+    if chooses:
+        rows["schedule"] = flips(trained.rows)
     record = work.finish(work.spec.last_phase, trained.task, trained.masks, rows)
     work.forget_resume()
     return record
+
+
+def _hold(work: Work) -> Trained:
+    weights, masks = work.weights(), work.masks()
+    masks.verify_tensors(weights)
+    return train_phases(work, work.spec.retraining, weights, masks)
+
+
+def _choose(work: Work) -> Trained:
+    start = None if work.spec.from_scratch else work.weights()
+    return train_phases(work, work.spec.retraining, start, NO_MASKS, work.spec.repeat_from)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import dag, models, provenance, sparsity
-from workbench.data.source import open_source
-from workbench.record import Cell, File, Record, write_text
+from workbench.data.source import DataError, open_source
+from workbench.record import Cell, File, Record, read, write_text
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
 from workbench.spec import Spec, data_sets, stage_slice
@@ -82,7 +82,10 @@ class Work:
 
     def task(self, phase: str) -> Task:
         """The task of a phase over its data."""
-        return open_task(self.spec.phases[phase], seed_for(self.cell.seed, "data"), self.data)
+        try:
+            return open_task(self.spec.phases[phase], seed_for(self.cell.seed, "data"), self.data)
+        except DataError as error:
+            raise DataError(f"{self.cell.network}, phase {phase}: {error}") from error
 
     def model(self, phase: str, task: Task) -> nn.Module:
         """The network of a phase, freshly initialised."""
@@ -94,25 +97,16 @@ class Work:
 
     def weights(self, role: str = "weights") -> Weights:
         """An input file of the stage."""
-        path = self.results / dag.upstream(self.cell)[role]
-        try:
-            return load_file(path)
-        except FileNotFoundError as error:
-            raise StageError(f"{path} is absent; run the stage before {self.cell.stage}") from error
-        except SafetensorError as error:
-            raise StageError(
-                f"{path} is not a whole safetensors file ({error}); delete it and run "
-                "the stage that makes it again"
-            ) from error
+        return read_weights(self.results / dag.upstream(self.cell)[role])
 
     def obtained(self, phase: str) -> Weights:
         """The published weights that a phase takes, their file checked against the catalog."""
         return load_file(open_source(self.spec.phases[phase].weights, self.data).file("weights"))
 
     def masks(self) -> sparsity.Masks | None:
-        """The masks that the stage has to keep, if it has any."""
+        """The masks that the stage has to keep, if it has any: those that were pruned."""
         path = dag.upstream(self.cell).get("masks")
-        return sparsity.Masks.load(self.results / path) if path else None
+        return recorded_masks(self.results / path) if path else None
 
     @contextlib.contextmanager
     def judging(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -133,12 +127,12 @@ class Work:
             print(f"{self.cell.stage} {phase}: {shown}", flush=True)
         self.accelerator.wait_for_everyone()
 
-    def write(self, name: str, weights: Weights, header: dict[str, str] | None = None) -> None:
+    def write(self, name: str, weights: Weights) -> None:
         """Write a weights file into the out folder, in the main process."""
         if self.accelerator.is_main_process:
             self.out.mkdir(parents=True, exist_ok=True)
             whole = {key: value.cpu().contiguous() for key, value in weights.items()}
-            save_file(whole, self.out / name, metadata=header)
+            save_file(whole, self.out / name)
 
     def write_curve(self, rows: list[Row]) -> None:
         """Write the logged rows of all phases, in the main process."""
@@ -182,6 +176,31 @@ class Work:
                 "deterministic": self.accelerator.device.type == "cpu",
             },
         )
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in a stage's file."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise StageError(f"{path} is absent; run the stage that makes it") from error
+    except SafetensorError as error:
+        raise StageError(
+            f"{path} is not a whole safetensors file ({error}); delete it and run "
+            "the stage that makes it again"
+        ) from error
+
+
+def recorded_masks(path: Path) -> sparsity.Masks:
+    """The masks in a stage's file, refused unless its record names their digest."""
+    masks, recorded = sparsity.Masks.load(path), read(path.with_name("record.json")).mask_digest
+    found = masks.digest() if masks else ""
+    if found != recorded:
+        raise StageError(
+            f"{path}: these are not the masks of the record beside it (digest {found[:12] or '-'}, "
+            f"recorded {recorded[:12] or '-'}); run the stage that makes them again"
+        )
+    return masks
 
 
 def state(model: nn.Module) -> Weights:

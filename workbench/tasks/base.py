@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from workbench.data.augment import Named
 from workbench.data.loader import Order, Steps, held_out_loader, shuffled, training_loader
 from workbench.data.source import open_source
 from workbench.spec import Phase
@@ -53,13 +54,19 @@ class Task(ABC):
             self.held_out, judged.batch, judged.limit, self.collate, self.phase.train.workers
         )
 
+    @property
+    def augment(self) -> Named | None:
+        """The augmentations of the spec by name, or None for those of the data's reader."""
+        chosen = self.phase.data.augment
+        return None if chosen is None else [(each.name, each.args) for each in chosen]
+
     def digests(self) -> dict[str, str]:
         """Digests of what was learned from data besides weights, such as a vocabulary."""
         return {}
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The builder arguments that follow from a catalog entry: classes, vocabulary, head."""
 
     def shape(self) -> dict[str, Any]:

@@ -26,12 +26,13 @@ class Task(base.Task):
         super().__init__(phase, seed, root)
         data = phase.data
         size = max(data.image_size or 224, data.minimum_size or 1)
-        noise, crop = data.label_noise, data.crop
-        self.train = open_images(self.source, "train", size, data.limit, noise, crop)
-        self.held_out = open_images(self.source, "held_out", size, crop=crop)
+        self.train = open_images(
+            self.source, "train", size, data.limit, data.label_noise, self.augment
+        )
+        self.held_out = open_images(self.source, "held_out", size, whole=data.whole)
 
-    @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The number of classes."""
         return {"classes": entry["classes"]}
 

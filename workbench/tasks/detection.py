@@ -27,7 +27,10 @@ class Task(base.Task):
         """Open the training and held-out photos; masks are read where the catalog has them."""
         super().__init__(phase, seed, root)
         masks = bool(self.source.entry.get("masks"))
-        self.train = open_boxes(self.source, "train", masks, phase.data.limit)
+        self.size = phase.data.image_size or 800
+        self.train = open_boxes(
+            self.source, "train", masks, phase.data.limit, self.augment, self.size
+        )
         self.held_out = open_boxes(self.source, "held_out", False, phase.eval.limit)
         self.most = _most_objects(self.source.entry)
 
@@ -36,13 +39,17 @@ class Task(base.Task):
         """Photos differ in size, so a batch is two lists."""
         return lists
 
-    @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
-        """Classes with the background, the side to resize to, detections per image."""
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+        """Classes with the background, the side to resize to, detections per image.
+
+        Photos that come `presized` for training are not resized again.
+        """
         return {
             "classes": entry["classes"] + 1,
             "image_size": phase.data.image_size or 800,
             "detections": _most_objects(entry),
+            "presized": any(each.name == "shortest_side" for each in phase.data.augment or ()),
         }
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:

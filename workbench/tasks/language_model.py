@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from workbench.data.language import (
     IGNORED,
+    Lengthened,
     MaskedBlocks,
     Segments,
     byte_codes,
@@ -20,9 +23,9 @@ from workbench.data.language import (
     stack,
     stream_of,
 )
-from workbench.data.loader import Order
+from workbench.data.loader import Order, shuffled
 from workbench.data.questions import word_pieces
-from workbench.spec import Phase
+from workbench.spec import Phase, steps
 from workbench.tasks import base
 from workbench.tasks.base import moved
 
@@ -41,7 +44,7 @@ class Causal(base.Task):
         judged = codes[split["held_out"]][: phase.eval.limit]
         self.length = phase.data.sequence or 512
         self.train = Segments(codes[split["train"]], phase.train.batch, self.length)
-        self.held_out = Segments(judged, phase.eval.batch, self.length)
+        self.held_out = Segments(judged, phase.eval.batch, phase.eval.sequence or self.length)
         self.judged = judged
 
     @property
@@ -53,8 +56,8 @@ class Causal(base.Task):
         """Streams are read in order, or memory would be of another text."""
         return self.train.order
 
-    @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The number of different characters."""
         return {"vocabulary": entry["symbols"]}
 
@@ -69,22 +72,37 @@ class Causal(base.Task):
         return cross_entropy(logits.flatten(0, 1).float(), batch["y"].flatten()), memory
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Bits per character with the spec's memory length."""
+        """Bits per character with the spec's segments, memory and distances."""
         loss, count, memory = 0.0, 0, None
-        reach = self.phase.eval.memory or self.length
+        judged = self.phase.eval
+        reach = judged.memory or self.length
         held_out = self.held_out
-        for position in range(held_out.segments):
-            items = [held_out[(index, 0)] for index in held_out.order(position)]
-            batch = moved(stack(items), device)
-            logits, memory = model(batch["x"], memory, reach)
-            loss += float(cross_entropy(logits.flatten(0, 1).float(), batch["y"].flatten()))
-            count += 1
+        with changed(model, clamp=judged.clamp, same_length=judged.same_length):
+            for position in range(held_out.segments):
+                items = [held_out[(index, 0)] for index in held_out.order(position)]
+                batch = moved(stack(items), device)
+                logits, memory = model(batch["x"], memory, reach)
+                loss += float(cross_entropy(logits.flatten(0, 1).float(), batch["y"].flatten()))
+                count += 1
         return {"bits_per_character": loss / count / math.log(2)}
 
     def chance(self) -> float:
         """Bits per character under the training text's character frequencies."""
         share = (self.counts + 1) / (self.counts.sum() + len(self.counts))
         return float(-np.log2(share[self.judged]).mean())
+
+
+@contextmanager
+def changed(model: nn.Module, **wanted: int | bool | None) -> Iterator[None]:
+    """The model with the wanted attributes, those that are given, and as it was afterwards."""
+    before = {name: getattr(model, name) for name, value in wanted.items() if value}
+    for name in before:
+        setattr(model, name, wanted[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(model, name, value)
 
 
 class Masked(base.Task):
@@ -103,18 +121,39 @@ class Masked(base.Task):
         blocks = [stream_of(text, self.tokenizer) for text in (train, held_out)]
         self.counts = np.bincount(blocks[0], minlength=self.tokenizer.get_vocab_size())
         self.train, self.held_out = (MaskedBlocks(b, self.tokenizer, self.length) for b in blocks)
+        if data.longer:
+            longer = MaskedBlocks(blocks[0], self.tokenizer, data.longer.sequence)
+            self.train = Lengthened(self.train, longer)
 
     @property
     def collate(self) -> Any:
         """Blocks of equal length."""
         return stack
 
+    def order(self) -> Order:
+        """Short blocks, from `longer.after` on the longer ones."""
+        longer, train = self.phase.data.longer, self.phase.train
+        if not longer:
+            return super().order()
+        first = super().order()
+        then = shuffled(len(self.train.longer), train.batch, self.seed)
+        change = steps(
+            longer.after, self.steps_per_epoch, steps(train.length, self.steps_per_epoch)
+        )
+
+        def order(step: int) -> list[int]:
+            if step < change:
+                return first(step)
+            return [len(self.train.short) + index for index in then(step - change)]
+
+        return order
+
     def digests(self) -> dict[str, str]:
         """The vocabulary's."""
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
-    @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The head and the size of the vocabulary."""
         return {"head": "masked_language_model", "vocabulary": entry["vocabulary"], "padding": 0}
 

@@ -43,8 +43,8 @@ class Task(base.Task):
         """The vocabulary's."""
         return {"tokenizer": self.digest}
 
-    @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The head and the size of the vocabulary."""
         return {"head": "question_answering", "vocabulary": entry["vocabulary"], "padding": 0}
 

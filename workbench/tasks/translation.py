@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.data.loader import Order, shuffled
-from workbench.data.pairs import BEGIN, END, PADDING, Pairs, collate, read_pairs, train_tokenizer
+from workbench.data.pairs import (
+    BEGIN,
+    END,
+    PADDING,
+    Pairs,
+    collate,
+    read_pairs,
+    short,
+    train_tokenizer,
+)
 from workbench.models.beam_search import generate
 from workbench.spec import Phase
 from workbench.tasks import base
@@ -24,15 +33,18 @@ class Task(base.Task):
     """Sentence pairs under a joint vocabulary learned from the training split."""
 
     metric, higher_is_better = "bleu", True
+    pairs: type[Pairs] = Pairs  # how a sentence pair becomes an example
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Read the pairs and learn the vocabulary."""
         super().__init__(phase, seed, root)
         english, german = read_pairs(self.source, "train", phase.data.limit)
         self.tokenizer = train_tokenizer(english + german, phase.data.vocabulary or VOCABULARY)
+        if phase.data.train_sequence:
+            english, german = short(english, german, self.tokenizer, phase.data.train_sequence)
         longest = phase.data.sequence or 256
-        self.train = Pairs(english, german, self.tokenizer, longest)
-        self.held_out = Pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
+        self.train = self.pairs(english, german, self.tokenizer, longest)
+        self.held_out = self.pairs(*read_pairs(self.source, "held_out"), self.tokenizer, longest)
         self.longest = longest
 
     @property
@@ -50,13 +62,18 @@ class Task(base.Task):
         return {"tokenizer": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()}
 
     @staticmethod
-    def declared_shape(phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
+    def shape_for(vocabulary: int) -> dict[str, Any]:
+        """The vocabulary, up to a multiple of 8 as fairseq pads its own, and its padding."""
+        return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}
+
+    @classmethod
+    def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
         """The vocabulary that the spec asks for."""
-        return _shape(phase.data.vocabulary or VOCABULARY)
+        return cls.shape_for(phase.data.vocabulary or VOCABULARY)
 
     def shape(self) -> dict[str, Any]:
-        """The size of the vocabulary; a small text may have fewer pieces than asked for."""
-        return _shape(self.tokenizer.get_vocab_size())
+        """The vocabulary as it was learned; a small text may have fewer pieces than asked for."""
+        return self.shape_for(self.tokenizer.get_vocab_size())
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         """Cross-entropy per target token."""
@@ -78,20 +95,23 @@ class Task(base.Task):
                 end=END,
                 beam=judged.beam,
                 length_penalty=judged.length_penalty,
+                length_norm=judged.length_norm,
+                coverage_penalty=judged.coverage_penalty,
                 max_length=min(self.longest, 2 * batch["source"].shape[1] + 10),
             )
             translations += self.tokenizer.decode_batch(found)
+        return {"bleu": self.bleu(translations), "loss": loss / batches}
+
+    def bleu(self, translations: list[str]) -> float:
+        """BLEU of translations of the first held-out sentences."""
         references = self.held_out.targets[: len(translations)]
-        return {
-            "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
-            "loss": loss / batches,
-        }
+        return sacrebleu.corpus_bleu(translations, [references]).score
 
     def chance(self) -> float:
         """BLEU of always answering with the most frequent German sentence."""
-        references = self.held_out.targets[: self.phase.eval.limit]
+        judged = self.held_out.targets[: self.phase.eval.limit]
         favourite = Counter(self.train.targets).most_common(1)[0][0]
-        return sacrebleu.corpus_bleu([favourite] * len(references), [references]).score
+        return self.bleu([favourite] * len(judged))
 
     def _loss(self, model: nn.Module, batch: Any, smoothing: float) -> Tensor:
         logits = model(batch["source"], batch["target"][:, :-1])
@@ -101,8 +121,3 @@ class Task(base.Task):
             ignore_index=PADDING,
             label_smoothing=smoothing,
         )
-
-
-def _shape(vocabulary: int) -> dict[str, Any]:
-    # rounded up to a multiple of 8, as fairseq pads its own
-    return {"vocabulary": -(-vocabulary // 8) * 8, "padding": PADDING}

@@ -14,6 +14,7 @@ from workbench.seeds import seed_for
 from workbench.spec import Phase, steps
 from workbench.tasks.base import Task, moved
 from workbench.training import optim as optimizers
+from workbench.training.average import Averaging
 from workbench.training.resume import Resume, Row
 from workbench.training.schedule import learning_rate
 
@@ -33,7 +34,7 @@ class Run:
     seed: int
     checkpoint_seconds: float
     log: Callable[[str, list[Row]], None]
-    hold: Callable[[nn.Module, optim.Optimizer], Any] | None = None
+    hold: Callable[[nn.Module, optim.Optimizer, int], Any] | None = None  # int: steps to come
 
 
 @dataclass
@@ -44,8 +45,11 @@ class Progress:
     rows: list[Row]
     waiting: list[tuple[int, float, Tensor]] = field(default_factory=list)
 
-    def flush(self, accelerator: Accelerator) -> list[Row]:
-        """Fetch the waiting losses, means over processes; one that is not finite ends all."""
+    def flush(self, accelerator: Accelerator, measured: dict[str, float]) -> list[Row]:
+        """Fetch the waiting losses, means over processes; one that is not finite ends all.
+
+        The row has what was `measured` beside them.
+        """
         if not self.waiting:
             return []
         losses = torch.stack([loss for _, _, loss in self.waiting]).float()
@@ -59,6 +63,7 @@ class Progress:
                 )
         step, rate, _ = self.waiting[-1]
         row = {"phase": self.phase, "step": step, "lr": rate, "loss": float(losses.mean())}
+        row |= measured
         self.rows.append(row)
         self.waiting.clear()
         return [row]
@@ -71,9 +76,14 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     optimizer = optimizers.build(model, spec.optimizer)
     rank = [accelerator.process_index] if accelerator.process_index else []
     torch.manual_seed(seed_for(run.seed, "dropout", name, *rank))
+    averaging = None
+    if spec.average:  # before `prepare`, which ties the model to its wrapper
+        averaging = Averaging(
+            spec.average, model, name, length, task.steps_per_epoch, accelerator.device
+        )
     wrapped, prepared = accelerator.prepare(model, optimizer)
-    held = run.hold(model, prepared) if run.hold else None
-    start, carry = _restored(run, name, model, optimizer)
+    held = run.hold(model, prepared, length) if run.hold else None
+    start, carry = _restored(run, name, model, optimizer, averaging, held)
     progress = Progress(name, run.resume.curve(name, start))
     batches = task.training_batches(
         start, length, accelerator.process_index, accelerator.num_processes
@@ -90,8 +100,7 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     model.train()
     for step, batch in enumerate(bar, start):
         rate = learning_rate(spec, step, length, task.steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        optimizers.set_rate(optimizer, rate)
         with accelerator.autocast():
             loss, carry = task.loss(wrapped, moved(batch, accelerator.device), carry)
         accelerator.backward(loss)
@@ -102,16 +111,22 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
             nn.utils.clip_grad_norm_(model.parameters(), spec.clip_norm)
         prepared.step()
         prepared.zero_grad()
+        if averaging:
+            averaging.update(step + 1)
         progress.waiting.append((step, rate, loss.detach()))
         if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
-            fresh = progress.flush(accelerator)
+            fresh = progress.flush(accelerator, held.measured() if held else {})
             bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
             run.log(name, fresh)
             if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:
-                _save(run, name, model, optimizer, step + 1, carry, progress.rows)
+                extra = {"carry": carry, "average": averaging.state() if averaging else None}
+                extra["held"] = held.state() if held else None
+                _save(run, name, model, optimizer, step + 1, extra, progress.rows)
                 saved = time.monotonic()
     if held:
         held.remove()
+    if averaging:
+        averaging.finish()
     accelerator.free_memory()
     _unwrap(accelerator, wrapped)
     return progress.rows
@@ -128,7 +143,7 @@ def _save(
     model: nn.Module,
     optimizer: optim.Optimizer,
     step: int,
-    carry: Any,
+    extra: dict[str, Any],
     rows: list[Row],
 ) -> None:
     scaler = run.accelerator.scaler
@@ -137,14 +152,21 @@ def _save(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else {},
-        "carry": carry,
+        **extra,
         "random": torch.get_rng_state(),
         "device_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     run.resume.save(name, state, rows)
 
 
-def _restored(run: Run, name: str, model: nn.Module, optimizer: optim.Optimizer) -> tuple[int, Any]:
+def _restored(
+    run: Run,
+    name: str,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    averaging: Averaging | None,
+    held: Any,
+) -> tuple[int, Any]:
     state = run.resume.load(name)
     if state is None:
         return 0, None
@@ -152,6 +174,10 @@ def _restored(run: Run, name: str, model: nn.Module, optimizer: optim.Optimizer)
     optimizer.load_state_dict(state["optimizer"])
     if run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["scaler"])
+    if averaging:
+        averaging.restore(state["average"])
+    if held:
+        held.restore(state["held"])
     torch.set_rng_state(state["random"])
     if state["device_random"]:
         torch.cuda.set_rng_state_all(state["device_random"])
