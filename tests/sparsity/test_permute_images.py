@@ -253,3 +253,11 @@ def test_the_function_of_transposed_and_resized_is_kept(net: Callable, check: Ca
         out=conv(16, 4),
     )
     check(model, IMAGE, "up", "out")
+
+
+def test_the_function_of_in_place_dropout_after_flatten_is_kept(check: Callable) -> None:
+    model = nn.Sequential(
+        conv(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(inplace=True),
+        nn.Linear(16, 4),
+    )  # fmt: skip
+    check(model, IMAGE, "4")

@@ -67,12 +67,11 @@ class Rules:
         return found
 
     def _may_mutate(self) -> bool:
-        """Whether the result's value also holds for the tensor written to."""
+        """Whether the result's value also holds for all of the tensor written to."""
         target = self.node.args[0]
-        returned = getattr(getattr(target.target, "_schema", None), "returns", ())
-        is_view = any(r.alias_info and not r.alias_info.is_write for r in returned)
-        moves = any(value.components for value in self.inputs())
-        return not moves or (not is_view and bool(self.values[target].components))
+        if not any(value.components for value in self.inputs()):
+            return True
+        return bool(self.values[target].components) and not _is_part(target)
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the node's results."""
@@ -190,6 +189,16 @@ def one_component(rules: Rules, values: list[Value]) -> list[tuple[Value, Tensor
         if len(own) == 1:
             chosen.append((value, own[0]))
     return chosen
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is a view of a larger (or smaller) tensor, over any number of views."""
+    returned = getattr(getattr(node.target, "_schema", None), "returns", ())
+    if not any(r.alias_info and not r.alias_info.is_write for r in returned):
+        return getattr(node.target, "__name__", "") == "getitem"  # a chunk, a split
+    base = node.args[0]
+    sizes = [math.prod(n.meta["val"].shape) for n in (node, base)]
+    return sizes[0] != sizes[1] or _is_part(base)
 
 
 def _aligned(value: Value, rank: int) -> Value:
