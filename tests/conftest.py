@@ -22,6 +22,11 @@ standins:
     data: {name: caltech10, image_size: 32, limit: 64}
     train: {length: 40it, batch: 8, precision: fp32, workers: 0}
     eval: {batch: 16, limit: 64}
+  cifar10:
+    weights: null
+    data: {name: caltech10, image_size: 32, limit: 64}
+    train: {length: 40it, batch: 8, precision: fp32, workers: 0}
+    eval: {batch: 16, limit: 64}
   coco: &coco
     model: {args: {frozen_stages: 0, freeze_norms: false}}
     data: {name: bccd_small, image_size: 64, limit: 8}

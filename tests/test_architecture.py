@@ -25,8 +25,8 @@ MAY = {
     "tasks": {"data", "models", "resolve", "spec", "seeds"},
     "training": {"spec", "seeds", "record", "tasks"},
     "stages": {
-        "dag",
         "data",
+        "dag",
         "models",
         "provenance",
         "record",

@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seeds", default="")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
+    added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
+    added.add_argument("network")
+    added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
+    added = command("onnx", _onnx, "write a network's INT8 with Q/DQ nodes to an ONNX file")
+    added.add_argument("network")
+    added.add_argument("file", type=Path)
+    added.add_argument("--treatment", default="2to4")
+    added.add_argument("--seed", type=int, default=0)
     added = command("report", _report, "the html page of a scale")
     added.add_argument("--studies", required=True)
     added.add_argument("--name", default="report", help="of the page")
@@ -100,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         "table",
         "report",
+        "calibrators",
+        "onnx",
     ):
         commands.choices[name].add_argument(
             "--scale",
@@ -116,7 +126,7 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.stages.work", ("StageError",)),
         ("workbench.training.loop", ("TrainingError",)),
         ("workbench.training.average", ("AverageError",)),
-        ("workbench.quant.observe", ("QuantError",)),
+        ("workbench.quant.layers", ("QuantError",)),
         ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
     ):
@@ -156,8 +166,7 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
     from workbench import stages
 
     torch.set_num_threads(arguments.threads)
-    data = Path(os.environ.get("WORKBENCH_DATA", "data"))
-    work = stages.Work(cell, spec, Path(dag.RESULTS), data)
+    work = stages.Work(cell, spec, Path(dag.RESULTS), _data())
     path = work.out / "record.json"
     if not work.accelerator.is_main_process:  # another of `accelerate launch`; the main one writes
         stages.run(work)
@@ -277,6 +286,34 @@ def _table(arguments: argparse.Namespace) -> None:
     report.table(arguments.study, arguments.scale, networks, seeds, arguments.root)
     if arguments.readme:
         report.readme_block(arguments.scale, arguments.study, arguments.root)
+
+
+def _calibrators(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    resolve.known("networks", arguments.network)
+    print(report.markdown(report.calibrators(arguments.network, arguments.scale, arguments.root)))
+
+
+def _onnx(arguments: argparse.Namespace) -> None:
+    cell = Cell(
+        scale=arguments.scale,
+        network=arguments.network,
+        treatment=arguments.treatment,
+        stage="quantize",
+        seed=arguments.seed,
+    )
+    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
+    from workbench.stages import Work
+    from workbench.stages.to_onnx import onnx_of
+
+    proto = onnx_of(Work(cell, spec, Path(dag.RESULTS), _data()))
+    arguments.file.write_bytes(proto.SerializeToString())
+    print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
+
+
+def _data() -> Path:
+    return Path(os.environ.get("WORKBENCH_DATA", "data"))
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -161,9 +161,11 @@ def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -
 
 
 def study_networks(study: str, chosen: list[str]) -> list[str]:
-    """Those of the chosen networks that a study is about."""
+    """Those of the chosen networks that a study is about: the named, or all of the talk's."""
     about = resolve.study(study).networks
-    return [network for network in chosen if not about or network in about]
+    if about:
+        return [network for network in chosen if network in about]
+    return [network for network in chosen if resolve.resolve(network).spec.talk]
 
 
 def study_seeds(config: Mapping[str, Any]) -> Callable[[Any], str]:

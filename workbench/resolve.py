@@ -251,6 +251,12 @@ def _check_names(spec: Spec, origins: Origins) -> None:
                 f"{section.data.name!r}{nearest(section.data.name, list(catalog()))}; "
                 f"known: {', '.join(catalog())}"
             )
+        key = f"phases.{phase}.weights"
+        if section.weights and section.weights not in catalog():
+            raise SpecError(
+                f"experiments/{_origin(origins, key)}: {key}: unknown weights {section.weights!r}"
+                f"{nearest(section.weights, list(catalog()))}"
+            )
         _check_augment(section.data, f"phases.{phase}.data.augment", origins)
         own = f"phases.{phase}.model" if section.model else "model"
         _check_builder(spec.model_of(phase), own, origins)

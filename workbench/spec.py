@@ -93,6 +93,7 @@ class Data(Section):
 
     `minimum_size` is the smallest image the network takes: a smaller `image_size`, as a scale may
     give, is raised to it. `label_noise` is the share of training labels replaced at random.
+    `whole` shows held-out images whole, not the middle of them as ImageNet's are shown.
     `augment` replaces the reader's own augmentation (see its class) by the ones listed, in order.
     `sequence` cuts what is longer; `train_sequence` leaves longer training pairs out.
     """
@@ -101,6 +102,7 @@ class Data(Section):
     image_size: Count | None = None
     minimum_size: Count | None = None
     label_noise: Fraction = 0.0
+    whole: bool = False
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] | None = None
     sequence: Count | None = None
     train_sequence: Count | None = None
@@ -199,12 +201,17 @@ class Eval(Section):
 
 
 class Phase(Section):
-    """One training of one task; the next phase starts from its weights, under `prefix`."""
+    """One training of one task; the next phase starts from its weights, under `prefix`.
+
+    `weights` names an entry of the catalog whose published weights the dense stage takes instead
+    of training them ("train (or obtain)"); retraining runs the phase all the same.
+    """
 
     task: TaskName
     objective: Literal["causal", "masked"] | None = None
     model: Model | None = None
     prefix: str = ""
+    weights: str | None = None
     data: Data
     train: Train
     eval: Eval = Eval()
@@ -219,13 +226,61 @@ class Phase(Section):
         return self
 
 
-class Quantize(Section):
-    """Post-training INT8: how activation ranges are found, on how many training batches."""
+Calibrator = Literal["max", "percentile", "entropy", "mse"]
 
-    calibrator: Literal["max", "percentile"] = "percentile"
+
+class Finetune(Section):
+    """Quantization-aware training: the last phase again with rounded values, masks held.
+
+    `length` may be a share of that phase's; its rate is `lr_share` of the phase's peak; scales stay
+    as calibrated or are learned with the weights. Neither scales nor norms and biases decay.
+    """
+
+    length: Duration
+    lr_share: Positive = 0.01
+    schedule: Schedule = Schedule(shape="cosine")
+    scales: Literal["frozen", "learned"] = "frozen"
+
+    def applied(self, train: Train, steps_per_epoch: int) -> Train:
+        """The training that it makes of the phase's own."""
+        whole = steps(train.length, steps_per_epoch)
+        optimizer = train.optimizer.model_copy(
+            update={"lr": train.optimizer.lr * self.lr_share, "decay_norms": False}
+        )
+        return train.model_copy(
+            update={
+                "length": f"{max(1, steps(self.length, steps_per_epoch, whole))}it",
+                "optimizer": optimizer,
+                "schedule": self.schedule,
+                "average": None,
+            }
+        )
+
+
+class Sensitivity(Section):
+    """One layer INT8 at a time, on training batches; the `keep_fp16` worst stay as they are."""
+
+    batches: Count = 1
+    keep_fp16: Annotated[int, Field(ge=0)] = 0
+
+
+class Quantize(Section):
+    """INT8: how activation ranges are found, on how many training batches, and of what.
+
+    Convolutions, linear layers and LSTMs are INT8; `adds` (of two activations, as a residual
+    network's) and the products of `attention` if asked for. `compare` are calibrators to judge
+    beside the chosen one.
+    """
+
+    calibrator: Calibrator = "percentile"
     percentile: Annotated[float, Field(gt=0, le=100)] = 99.99
     batches: Count = 32
     keep_fp16: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    adds: bool = False
+    attention: bool = False
+    compare: Annotated[tuple[Calibrator, ...], Field(strict=False)] = ()
+    sensitivity: Sensitivity | None = None
+    finetune: Finetune | None = None
 
 
 class Column(Section):
@@ -356,10 +411,11 @@ class Spec(Section):
         return {name: self.retrained(name) for name in names}
 
     def retrained(self, phase: str) -> Phase:
-        """A repeated phase as retraining runs it: of the treatment's share of its length."""
+        """A repeated phase as retraining runs it, of the treatment's share of its length."""
         given = self.phases[phase]
         length = _shortened(given.train.length, self.treatment.retrain_length)
-        return given.model_copy(update={"train": given.train.model_copy(update={"length": length})})
+        train = given.train.model_copy(update={"length": length})
+        return given.model_copy(update={"train": train, "weights": None})
 
     def model_of(self, phase: str) -> Model:
         """The model of a phase: its own, or the network's."""
@@ -375,6 +431,10 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     def seen(name: str) -> dict[str, Any]:
         return {key: value for key, value in phases[name].items() if key in judged}
 
+    def trained(name: str) -> dict[str, Any]:
+        return {key: value for key, value in phases[name].items() if key != "weights"}
+
+    last = spec.last_phase
     treatment = whole["treatment"]
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
     chosen = {}  # masks that are an input are no part of what retraining reads
@@ -384,7 +444,7 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     parts: dict[Stage, dict[str, Any]] = {
         "dense": {"phases": phases, "repeat_from": spec.repeat_from},
         "prune": {
-            "phases": {name: seen(name) for name in (spec.repeat_from, spec.last_phase)},
+            "phases": {name: seen(name) for name in (spec.repeat_from, last)},
             "treatment": treated,
         },
         "retrain": {
@@ -395,17 +455,24 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
             **chosen,
         },
         "quantize": {
-            "phases": {spec.last_phase: seen(spec.last_phase)},
+            "phases": {last: trained(last) if spec.quantize.finetune else seen(last)},
             "quantize": whole.get("quantize", {}),
         },
     }
     return {"model": whole["model"], **parts[stage]}
 
 
+def data_sets(part: dict[str, Any]) -> list[str]:
+    """The catalog entries that a stage opens: data sets and published weights, sorted."""
+    phases = part["phases"].values()
+    obtained = {phase["weights"] for phase in phases if phase.get("weights")}
+    return sorted({phase["data"]["name"] for phase in phases} | obtained)
+
+
 def digest(spec: Spec, stage: Stage, data_digests: dict[str, str]) -> str:
     """Twelve hex digits over what the stage reads, the content of its data sets included."""
     part = stage_slice(spec, stage)
-    names = sorted({phase["data"]["name"] for phase in part["phases"].values()})
+    names = data_sets(part)
     part["data"] = {name: data_digests[name] for name in names}
     text = json.dumps(part, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -108,3 +108,17 @@ def test_every_name_that_a_spec_may_give_is_a_function_and_none_is_left_out() ->
 def test_images_of_different_sizes_make_no_batch() -> None:
     with pytest.raises(DataError, match="names flip; .* name random_resized_crop too"):
         open_images(open_source("caltech10", NOWHERE), "train", 32, augment=[("flip", {})])
+
+
+def test_a_shifted_crop_moves_the_whole_image_by_at_most_its_pixels() -> None:
+    source = open_source("caltech10", NOWHERE)
+    whole = open_images(source, "held_out", 32, whole=True)[0, 0][0]
+    crop = (("shifted_crop", {"pixels": 4}),)
+    images = open_images(source, "train", 32, augment=crop)
+    images.read = open_images(source, "held_out", 32).read
+    drawn = torch.stack([images[0, key][0] for key in range(20)])
+    inside = torch.nn.functional.pad(whole, (4, 4, 4, 4), value=float("nan"))
+    shifts = [inside[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+    for one in drawn:  # padding is black before it is normalized, so only pixels are compared
+        assert any(torch.allclose(one[~p.isnan()], p[~p.isnan()]) for p in shifts)
+    assert len(drawn.unique(dim=0)) > 10

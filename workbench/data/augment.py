@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import v2
 
 # which readers may use which; a spec is checked against these names (workbench/resolve.py)
-IMAGES = ("random_resized_crop", "flip", "color_jitter", "lighting")
+IMAGES = ("random_resized_crop", "shifted_crop", "flip", "color_jitter", "lighting")
 BOXES = ("iou_crop", "flip", "color_jitter", "shortest_side")
 
 Named = Sequence[tuple[str, dict[str, Any]]]
@@ -26,6 +26,13 @@ def compose(chosen: Named, size: int) -> v2.Transform:
 def random_resized_crop(size: int) -> v2.Transform:
     """A random part of 8 to 100 % of the area, made `size` pixels square."""
     return v2.RandomResizedCrop(size, antialias=True)
+
+
+def shifted_crop(size: int, *, pixels: int) -> v2.Transform:
+    """The whole image, made `size` pixels square and shifted by up to `pixels`, black beside it."""
+    return v2.Compose(
+        [v2.Resize((size, size), antialias=True), v2.RandomCrop(size, padding=pixels)]
+    )
 
 
 def flip(size: int) -> v2.Transform:

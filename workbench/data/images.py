@@ -30,20 +30,23 @@ class Images(Dataset):
         augment: Named | None,
         label_noise: float = 0.0,
         classes: int = 0,
+        whole: bool = False,
     ):
-        """`augment` is None for held-out images: resize by 256/224 and centre crop.
+        """`augment` is None for held-out images: resize by 256/224 and centre crop, or `whole`.
 
         The share `label_noise` of the labels is replaced by any of the `classes`, at random.
         """
         self.read, self.augment = read, augment is not None
         self.label_noise, self.classes = label_noise, classes
         if augment is not None:
-            if "random_resized_crop" not in dict(augment):
+            if not {"random_resized_crop", "shifted_crop"} & set(dict(augment)):
                 raise DataError(
                     f"data.augment names {', '.join(dict(augment)) or 'nothing'}; images of "
-                    "different sizes make no batch: name random_resized_crop too"
+                    "different sizes make no batch: name random_resized_crop or shifted_crop too"
                 )
             geometry = [compose(augment, size)]
+        elif whole:
+            geometry = [v2.Resize((size, size), antialias=True)]
         else:
             geometry = [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
         finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
@@ -118,6 +121,7 @@ def open_images(
     limit: int | None = None,
     label_noise: float = 0.0,
     augment: Named | None = None,
+    whole: bool = False,
 ) -> Images:
     """The training or held-out images of a source, `size` pixels square."""
     path = source.file(role)
@@ -130,7 +134,7 @@ def open_images(
             f"{classes - 1}, as the catalog gives {classes} classes: correct either"
         )
     chosen = (REFERENCE if augment is None else augment) if role == "train" else None
-    return Images(read, size, chosen, label_noise, classes)
+    return Images(read, size, chosen, label_noise, classes, whole)
 
 
 def _few(labels: list[int]) -> str:

@@ -1,14 +1,15 @@
-"""Calibration: observers on the inputs of every conv and linear layer, and their ranges."""
+"""Calibration: observers on the activations of every INT8 operation, and their ranges."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from workbench.quant.observe import Max, Percentile, QuantError
+from workbench.quant.intercept import Interception
+from workbench.quant.layers import QuantError
+from workbench.quant.observe import Histogram
 
-QUANTIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ONE = 1.0  # no magnitude is larger: tanh times a sigmoid, or a softmax
 
 
 class Settings(Protocol):
@@ -17,58 +18,72 @@ class Settings(Protocol):
     calibrator: str
     percentile: float
     keep_fp16: tuple[str, ...]
+    attention: bool
+    adds: bool
 
 
-Observers = dict[str, Max | Percentile]
+class Observing(Interception):
+    """Histograms of what every INT8 operation gets, while the block runs the model."""
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        """`keep_fp16` names layers that stay as they are; an unknown name is refused."""
+        super().__init__(model, settings)
+        if unknown := set(settings.keep_fp16) - set(self.layers):
+            raise QuantError(
+                f"quantize.keep_fp16 names {sorted(unknown)}; the layers are "
+                f"{', '.join(self.layers)}"
+            )
+        self.settings = settings
+        self.bounded: set[str] = set()
+        self.seen = {
+            name: Histogram(name) for name in self.layers if name not in settings.keep_fp16
+        }
+
+    def activation(self, site: str, values: Tensor) -> Tensor:
+        """The values, once they are counted."""
+        if site not in self.layers:
+            self.seen.setdefault(site, Histogram(site))
+        if site in self.seen:
+            self.seen[site].see(values)
+        return values
+
+    def recurrent(self, name: str, kind: str, call: Callable[..., Any], arguments: tuple) -> Any:
+        """The layer's outputs; its hidden states lie in [-1, 1] and need no counting."""
+        self.activation(name, arguments[0])
+        if name in self.seen:
+            self.bounded.add(f"{name}.hidden")
+        return call(*arguments)
+
+    def attention(self, site: str, call: Callable[..., Tensor], arguments: dict) -> Tensor:
+        """The attention's output; its weights lie in [0, 1] and need no counting."""
+        for operand in ("query", "key", "value"):
+            self.activation(f"{site}.{operand}", arguments[operand])
+        self.bounded.add(f"{site}.weights")
+        return call(**arguments)
+
+    def ranges(self, calibrator: str | None = None) -> dict[str, float]:
+        """The magnitude of each activation that becomes 127; what saw nothing is refused."""
+        return ranges(self.seen, self.settings, calibrator) | dict.fromkeys(self.bounded, ONE)
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers with an INT8 form: conv and linear, but for those whose weight is an embedding."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, QUANTIZED) and id(module.weight) not in tables
-    }
-
-
-@contextlib.contextmanager
-def observing(model: nn.Module, settings: Settings) -> Iterator[Observers]:
-    """Observers that see every layer's input while the block runs the model."""
-    chosen = layers(model)
-    unknown = set(settings.keep_fp16) - set(chosen)
-    if unknown:
+def ranges(
+    seen: Mapping[str, Histogram], settings: Settings, calibrator: str | None = None
+) -> dict[str, float]:
+    """The range of each histogram, by the settings' calibrator or another."""
+    if seen and all(histogram.largest < 0 for histogram in seen.values()):
         raise QuantError(
-            f"quantize.keep_fp16 names {sorted(unknown)}; the layers are {', '.join(chosen)}"
+            "no calibration data: none of the layers saw an activation; run the model on at least "
+            "one batch, and give quantize.batches of at least 1"
         )
-    observers: Observers = {
-        name: Max() if settings.calibrator == "max" else Percentile(settings.percentile)
-        for name in chosen
-        if name not in settings.keep_fp16
-    }
-
-    def hook(name: str):  # noqa: ANN202 - a hook
-        def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].numel():
-                observers[name].see(inputs[0])
-
-        return see
-
-    handles = [chosen[name].register_forward_pre_hook(hook(name)) for name in observers]
-    try:
-        yield observers
-    finally:
-        for handle in handles:
-            handle.remove()
+    _refuse("no activation was seen", [n for n, h in seen.items() if h.largest < 0])
+    _refuse("only zeros were seen", [n for n, h in seen.items() if h.largest == 0])
+    chosen = calibrator or settings.calibrator
+    return {name: h.limit(chosen, settings.percentile) for name, h in seen.items()}
 
 
-def ranges(observers: Observers) -> dict[str, float]:
-    """The magnitude of each layer's input that becomes 127; layers that saw nothing are refused."""
-    limits = {name: observer.limit() for name, observer in observers.items()}
-    idle = [name for name, limit in limits.items() if limit <= 0]
-    if idle:
+def _refuse(what: str, sites: Iterable[str]) -> None:
+    if sites := list(sites):
         raise QuantError(
-            f"no activation was seen, or only zeros, at {', '.join(idle)}; give more "
-            "calibration batches, or name the layers in quantize.keep_fp16"
+            f"{what} at {', '.join(sites)}; give more calibration batches, or name the layers in "
+            "quantize.keep_fp16"
         )
-    return limits

@@ -1,74 +1,90 @@
 """Conversion to INT8: weights per output channel, activations per tensor, zeros kept exactly."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.quant.calibrate import layers
+from workbench.quant.layers import (
+    LEVELS,
+    layers,
+    to_integers,
+    weight_scale,
+    weights_of,
+)
 from workbench.sparsity import is_nm
+from workbench.sparsity.layouts import Layout, layout_of
 
-LEVELS = 127  # symmetric and narrow: -127..127
+FOLDED = "int8.folded"
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Integers and scales of every converted layer, and the rest of the network as it was."""
+    """An INT8 network: integers and scales, and the rest of the network as it was.
+
+    `weights` (int8) and `scales` (fp32, [out]) go by parameter name, `layouts` say where the input
+    channels of a weight lie; `input_scales` go by layer or site; `folded` are the norms that are
+    part of a layer now, each with its layer.
+    """
 
     weights: dict[str, Tensor]
     scales: dict[str, Tensor]
+    layouts: dict[str, Layout]
     input_scales: dict[str, float]
     rest: dict[str, Tensor]
+    folded: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers in INT8."""
+        return [site for site in self.input_scales if ":" not in site and site[-7:] != ".hidden"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All as named tensors: `<layer>.weight` int8, `.weight_scale`, `.input_scale`."""
-        named = {f"{name}.weight": value for name, value in self.weights.items()}
-        named |= {f"{name}.weight_scale": value for name, value in self.scales.items()}
+        """All as named tensors, `files.restored` reads them again.
+
+        int8 weights and the rest by name, `<weight>.scale` [out] and `<site>.input_scale` in fp32,
+        and `int8.folded`, the bytes of a JSON mapping of norms to the layers they are part of.
+        """
+        named = dict(self.weights) | {f"{n}.scale": value for n, value in self.scales.items()}
         named |= {f"{n}.input_scale": torch.tensor(v) for n, v in self.input_scales.items()}
-        return named | self.rest
+        folded = torch.tensor(list(json.dumps(self.folded).encode()), dtype=torch.uint8)
+        return named | {FOLDED: folded} | self.rest
+
+    @property
+    def attention(self) -> bool:
+        """Whether products of activations are in INT8."""
+        return any(":attention" in site or ":matmul" in site for site in self.input_scales)
+
+    @property
+    def adds(self) -> bool:
+        """Whether adds have INT8 operands."""
+        return any(":add" in site for site in self.input_scales)
 
 
-def quantize(model: nn.Module, limits: Mapping[str, float]) -> Quantized:
-    """INT8 weights of the layers in `limits`: round half to even, scale = largest / 127."""
-    found = layers(model)
-    weights, scales = {}, {}
-    for name in limits:
-        weight = found[name].weight.detach().float()
-        scale = weight.abs().amax(dim=tuple(range(1, weight.ndim))) / LEVELS
-        divisor = torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (weight.ndim - 1))
-        weights[name] = (weight / divisor).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-        scales[name] = scale
-    converted = {id(found[name].weight) for name in limits}
+def quantize(
+    model: nn.Module,
+    limits: Mapping[str, float],
+    folded: Mapping[str, str] | None = None,
+    scales: Mapping[str, Tensor] | None = None,
+) -> Quantized:
+    """The INT8 network of ranges by site; weight scales are largest / 127 unless given."""
+    weights, used, layouts = {}, {}, {}
+    for name, module in layers(model).items():
+        if name in limits:
+            for parameter, weight in weights_of(name, module).items():
+                scale = scales[parameter] if scales else weight_scale(module, weight)
+                weights[parameter] = to_integers(module, weight, scale)
+                used[parameter], layouts[parameter] = scale, layout_of(module)
     rest, seen = {}, set()
     for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in converted | seen:
+        if name not in weights and id(value) not in seen:
             seen.add(id(value))
             rest[name] = value.detach()
-    inputs = {name: limit / LEVELS for name, limit in limits.items()}
-    return Quantized(weights, scales, inputs, rest)
-
-
-@contextlib.contextmanager
-def simulated(model: nn.Module, quantized: Quantized) -> Iterator[nn.Module]:
-    """The model computing with the integers' values and rounded inputs while the block runs."""
-    found = layers(model)
-    originals, handles = {}, []
-    for name, integers in quantized.weights.items():
-        module = found[name]
-        originals[name] = module.weight.data
-        scale = quantized.scales[name].view(-1, *[1] * (integers.ndim - 1))
-        module.weight.data = (integers * scale).to(module.weight.dtype)
-        handles.append(module.register_forward_pre_hook(_rounding(quantized.input_scales[name])))
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, original in originals.items():
-            found[name].weight.data = original
+    inputs = {site: limit / LEVELS for site, limit in limits.items()}
+    return Quantized(weights, used, layouts, inputs, rest, dict(folded or {}))
 
 
 def zeros(quantized: Quantized, masks: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -77,14 +93,14 @@ def zeros(quantized: Quantized, masks: Mapping[str, Tensor]) -> dict[str, Any]:
     valid = []
     for name, integers in quantized.weights.items():
         integers = integers.cpu()
-        mask = masks.get(f"{name}.weight")
+        mask = masks.get(name)
         if mask is None:
             rounded += int((integers == 0).sum())
             continue
         pruned += int((~mask).sum())
         broken += int((integers[~mask] != 0).sum())
         rounded += int((integers[mask] == 0).sum())
-        valid.append(is_nm(integers, 2, 4))
+        valid.append(is_nm(integers, 2, 4, quantized.layouts[name]))
     return {
         "pruned_weights": pruned,
         "pruned_not_zero": broken,
@@ -92,12 +108,3 @@ def zeros(quantized: Quantized, masks: Mapping[str, Tensor]) -> dict[str, Any]:
         "layers_masked": len(valid),
         "layers_2to4": sum(valid),
     }
-
-
-def _rounding(scale: float):  # noqa: ANN202 - a hook
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values = inputs[0]
-        rounded = (values.float() / scale).round().clamp(-LEVELS, LEVELS) * scale
-        return (rounded.to(values.dtype), *inputs[1:])
-
-    return hook

@@ -1,6 +1,7 @@
 """The report: tables and one html page, made from records alone."""
 
+from workbench.report.calibrators import calibrators
 from workbench.report.page import page
-from workbench.report.render import readme_block, table
+from workbench.report.render import markdown, readme_block, table
 
-__all__ = ["page", "readme_block", "table"]
+__all__ = ["calibrators", "markdown", "page", "readme_block", "table"]

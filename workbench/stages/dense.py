@@ -13,6 +13,7 @@ from workbench.tasks import Task
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row
 
+COUNTERS = ("num_batches_tracked",)  # of batch norms: files of old PyTorch lack them, none use them
 NO_MASKS = Masks({}, {"kind": "none"}, "c4")
 
 
@@ -28,7 +29,7 @@ class Trained:
 
 
 def run(work: Work) -> Record:
-    """Train; writes the weights at the prune point and at the end."""
+    """Train or obtain; writes the weights at the prune point and at the end."""
     trained = train_phases(work, work.spec.phases, None, NO_MASKS)
     work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
@@ -63,8 +64,10 @@ def train_phases(
         work.notes |= {f"{name}/masks_left_out": dropped} if dropped else {}
         choosing = Choosing(work, name) if name == choosing_in else None
         finished = work.resume.finished(name)
-        if finished is None:
-            fresh = _train_phase(work, name, phase, (model, task), masks, choosing)
+        if phase.weights:
+            load(model, work.obtained(name), may_lack=COUNTERS)
+        elif finished is None:
+            fresh = train_phase(work, name, phase, (model, task), masks, choosing)
             rows += fresh
             masks = choosing.end(model) if choosing else masks
             if work.accelerator.is_main_process:
@@ -78,14 +81,16 @@ def train_phases(
     return Trained(ends, rows, task, model, masks)
 
 
-def _train_phase(
+def train_phase(
     work: Work,
     name: str,
     phase: Phase,
     trained: tuple[nn.Module, Task],
     masks: Masks,
-    choosing: Choosing | None,
+    choosing: Choosing | None = None,
 ) -> list[Row]:
+    """Train one phase in place, holding masks or choosing them; its curve."""
+
     def held(model: nn.Module, optimizer: optim.Optimizer, length: int) -> Hold | Scheduled:
         return (
             choosing.begin(model, optimizer, length) if choosing else hold(masks, model, optimizer)

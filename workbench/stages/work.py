@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from workbench import dag, models, provenance, sparsity
-from workbench.data.source import DataError
+from workbench.data.source import DataError, open_source
 from workbench.record import Cell, File, Record, read, write_text
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
-from workbench.spec import Spec, stage_slice
+from workbench.spec import Spec, data_sets, stage_slice
 from workbench.tasks import Task, open_task
 from workbench.training.resume import Resume, Row
 
@@ -99,6 +99,10 @@ class Work:
         """An input file of the stage."""
         return read_weights(self.results / dag.upstream(self.cell)[role])
 
+    def obtained(self, phase: str) -> Weights:
+        """The published weights that a phase takes, their file checked against the catalog."""
+        return load_file(open_source(self.spec.phases[phase].weights, self.data).file("weights"))
+
     def masks(self) -> sparsity.Masks | None:
         """The masks that the stage has to keep, if it has any: those that were pruned."""
         path = dag.upstream(self.cell).get("masks")
@@ -147,7 +151,7 @@ class Work:
         inputs = dag.upstream(self.cell).values()
         devices = provenance.versions() | {"device": _device_name(self.accelerator.device)}
         part = stage_slice(self.spec, self.cell.stage)
-        sets = {section["data"]["name"] for section in part["phases"].values()}
+        sets = data_sets(part)
         return Record(
             cell=self.cell,
             metrics=self.metrics,
@@ -210,10 +214,14 @@ def state(model: nn.Module) -> Weights:
     return kept
 
 
-def load(model: nn.Module, weights: Weights) -> None:
-    """Load the weights of this very network; weights of another are refused."""
+def load(model: nn.Module, weights: Weights, may_lack: tuple[str, ...] = ()) -> None:
+    """Load the weights of this very network; those of another are refused.
+
+    Only buffers and parameters whose names end as `may_lack` says may be absent.
+    """
     left_out = take(model, weights)
-    if names := [name for kind in left_out.values() for name in kind]:
+    names = [name for kind in left_out.values() for name in kind]
+    if names := [name for name in names if not name.endswith(may_lack)]:
         raise StageError(
             f"the weights are of another network ({', '.join(names[:3])}: absent or of another "
             "shape); run the stages from dense on again"

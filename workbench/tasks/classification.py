@@ -29,7 +29,7 @@ class Task(base.Task):
         self.train = open_images(
             self.source, "train", size, data.limit, data.label_noise, self.augment
         )
-        self.held_out = open_images(self.source, "held_out", size)
+        self.held_out = open_images(self.source, "held_out", size, whole=data.whole)
 
     @classmethod
     def declared_shape(cls, phase: Phase, entry: dict[str, Any]) -> dict[str, Any]:
