@@ -68,7 +68,7 @@ MISTAKES = [
         "image_size: 224}",
         "image_size: 224, augment: [{name: flipp}]}",
         "networks/_imagenet.yaml: phases.train.data.augment: unknown augmentation 'flipp' of "
-        "imagenet (did you mean 'flip'?); known: random_resized_crop, flip, color_jitter, lighting",
+        "imagenet (did you mean 'flip'?); known: random_resized_crop, shifted_crop, flip, ",
     ),
     (
         "networks/_imagenet.yaml",
@@ -80,7 +80,7 @@ MISTAKES = [
         "networks/_imagenet.yaml",
         "image_size: 224}",
         "image_size: 224, augment: [{name: iou_crop}]}",
-        "unknown augmentation 'iou_crop' of imagenet; known: random_resized_crop, flip",
+        "unknown augmentation 'iou_crop' of imagenet (did you mean 'shifted_crop'?); known: ",
     ),
     ("networks/resnet50.yaml", "title: ResNet-50", "title: [", "networks/resnet50.yaml: not YAML"),
 ]
