@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from workbench.sparsity import Masks, prune
+from workbench.sparsity import Layout, Masks, prune
 
 
 @pytest.fixture
@@ -26,10 +29,36 @@ def test_masks_survive_a_round_trip_with_the_same_digest(masks, tmp_path):
     assert loaded.digest() == masks.digest()
 
 
-def test_a_file_takes_one_bit_per_weight(tmp_path):
-    mask = torch.ones(256, 256, dtype=torch.bool)
-    Masks({"w": mask}, {"kind": "none"}, "c4").save(tmp_path / "m")
-    assert 256 * 256 / 8 < (tmp_path / "m").stat().st_size < 256 * 256 / 8 + 1000
+def test_a_file_takes_two_bits_per_kept_weight_of_two_of_four(tmp_path):
+    model = nn.Linear(256, 256)
+    prune(model).save(tmp_path / "m")
+    kept = int(model.weight.count_nonzero())
+    header = int.from_bytes((tmp_path / "m").read_bytes()[:8], "little")
+    assert (tmp_path / "m").stat().st_size == 8 + header + 2 * kept // 8
+
+
+def test_layouts_survive_a_round_trip_and_follow_names(tmp_path):
+    model = nn.ModuleDict({"up": nn.ConvTranspose2d(8, 8, 2, groups=2), "out": nn.Linear(8, 8)})
+    masks = prune(model, rule="c4+")
+    masks.save(tmp_path / "m")
+    loaded = Masks.load(tmp_path / "m")
+    assert loaded.layout("up.weight") == Layout(0, 2)
+    assert loaded.layout("out.weight") == Layout()
+    moved = loaded.renamed({"": "net."}).select(["net.up.weight"]).to("cpu")
+    assert moved.layout("net.up.weight") == Layout(0, 2)
+
+
+def test_files_of_the_format_before_this_one_are_read(masks, tmp_path):
+    masks.save(tmp_path / "new")
+    with safe_open(tmp_path / "new", "pt") as file:
+        header = json.loads(file.metadata()["workbench-masks-3"])
+        packed = {name: file.get_tensor(name) for name in masks}
+    del header["layouts"]
+    save_file(packed, tmp_path / "old", metadata={"workbench-masks-2": json.dumps(header)})
+    assert Masks.load(tmp_path / "old").digest() == masks.digest()
+    save_file(packed, tmp_path / "later", metadata={"workbench-masks-4": json.dumps(header)})
+    with pytest.raises(ValueError, match="header has \\['workbench-masks-4'\\]; only mask files"):
+        Masks.load(tmp_path / "later")
 
 
 def test_empty_masks_survive_a_round_trip(tmp_path):

@@ -39,6 +39,10 @@ class Hold:
     def change(self, masks: Masks) -> None:
         """Hold these masks from now on: their pruned weights and optimizer state become zero."""
         self._given, self._masks = masks, dict(masks)
+        split = {name: name.rpartition(".") for name in masks}
+        self._owners = {
+            n: (self._model.get_submodule(p), leaf) for n, (p, _, leaf) in split.items()
+        }
         self._zero_weights()
         self._zero_state(self._optimizer)
         reflatten(self._model)
@@ -68,11 +72,12 @@ class Hold:
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """(weight, kept positions) of the model and the masters, as they are now.
 
-        Weights are looked up by name at every step: sharding and assignment replace parameters.
+        Weights are looked up in their modules at every step: sharding and assignment replace them.
         """
         found = []
         for name, mask in self._masks.items():
-            weight = self._model.get_parameter(name)
+            module, leaf = self._owners[name]
+            weight = getattr(module, leaf)
             self._masks[name] = mask = placed(mask, weight)
             found.append((weight, mask))
             if name in self._masters:

@@ -45,7 +45,9 @@ class Progress:
     rows: list[Row]
     waiting: list[tuple[int, float, Tensor]] = field(default_factory=list)
 
-    def flush(self, accelerator: Accelerator, measured: dict[str, float]) -> list[Row]:
+    def flush(
+        self, accelerator: Accelerator, measured: dict[str, float] | None = None
+    ) -> list[Row]:
         """Fetch the waiting losses, means over processes; one that is not finite ends all.
 
         The row has what was `measured` beside them.
@@ -63,7 +65,7 @@ class Progress:
                 )
         step, rate, _ = self.waiting[-1]
         row = {"phase": self.phase, "step": step, "lr": rate, "loss": float(losses.mean())}
-        row |= measured
+        row |= measured or {}
         self.rows.append(row)
         self.waiting.clear()
         return [row]
