@@ -106,7 +106,7 @@ def test_every_name_that_a_spec_may_give_is_a_function_and_none_is_left_out() ->
 
 
 def test_images_of_different_sizes_make_no_batch() -> None:
-    with pytest.raises(DataError, match="names flip; .* name random_resized_crop too"):
+    with pytest.raises(DataError, match="names flip; .* name random_resized_crop or shifted"):
         open_images(open_source("caltech10", NOWHERE), "train", 32, augment=[("flip", {})])
 
 

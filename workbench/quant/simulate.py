@@ -37,7 +37,7 @@ class Simulated(Interception):
         }
         self.scales = {name: scale.to(device) for name, scale in quantized.scales.items()}
         self.integers = {
-            name: integers.to(device, _sum_dtype(integers))
+            name: integers.to(device, _sum_dtype(quantized.layouts[name].oriented(integers)))
             for name, integers in quantized.weights.items()
         }
 
@@ -146,9 +146,7 @@ def _plain(values: Tensor) -> Iterator[None]:
         yield
 
 
-def _sum_dtype(integers: Tensor) -> torch.dtype:
-    """Fp32 where no sum of products can pass 2^24, else fp64."""
-    rows = integers.flatten(1).abs().sum(1, dtype=torch.int64)
-    columns = integers.abs().sum(0, dtype=torch.int64)  # the sums of a transposed convolution
-    most = max(int(rows.max()), int(columns.max()))
+def _sum_dtype(oriented: Tensor) -> torch.dtype:
+    """Fp32 where no sum of products of an output channel can pass 2^24, else fp64."""
+    most = int(oriented.flatten(1).abs().sum(1, dtype=torch.int64).max())
     return torch.float32 if most * LEVELS <= EXACT else torch.float64
