@@ -165,7 +165,7 @@ def study_networks(study: str, chosen: list[str]) -> list[str]:
     about = resolve.study(study).networks
     if about:
         return [network for network in chosen if network in about]
-    return [network for network in chosen if resolve.resolve(network).spec.talk]
+    return [network for network in chosen if spec_of(network, "2to4", "full").talk]
 
 
 def study_seeds(config: Mapping[str, Any]) -> Callable[[Any], str]:

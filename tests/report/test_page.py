@@ -37,6 +37,9 @@ INTEGERS = {
     "layers_2to4": 1,
 }
 
+ERRORS = {"conv1": 0.01, "fc": 0.123}
+SENSITIVITY = [{"layer": "conv1", "loss_increase": 0.25}]
+
 
 @pytest.fixture
 def text(put, put_curve, results):
@@ -48,7 +51,8 @@ def text(put, put_curve, results):
         sparsity={"summary": SUMMARY, "layers": LAYERS},
     )
     put_curve(put("resnet50", "2to4/retrain", {"train/top1": 69.0}), ["train"])
-    put("resnet50", "2to4/quantize", {"train/top1": 68.5}, sparsity={"integers": INTEGERS})
+    sparsity = {"integers": INTEGERS, "errors": ERRORS, "sensitivity": SENSITIVITY}
+    put("resnet50", "2to4/quantize", {"train/top1": 68.5}, sparsity=sparsity)
     page("smoke", ["accuracy"], ["resnet50", "bert_large"], root=results)
     return (results / "smoke" / "report.html").read_text()
 
@@ -64,10 +68,15 @@ def text(put, put_curve, results):
         "The recipe in three steps",
         "Density per layer",
         "Zeros in the integers",
+        "Error of INT8 by layer",
     ],
 )
 def test_page_has_the_section(text, heading):
     assert re.search(rf"<h[123]>{re.escape(heading)}", text)
+
+
+def test_the_layers_that_int8_changes_most_come_first(text):
+    assert "<td>fc 12.3%, conv1 1.0%</td><td>conv1 +0.25</td>" in text
 
 
 def test_page_needs_nothing_from_outside(text):

@@ -21,7 +21,13 @@ def section(network: Network) -> str:
         f'<section id="{network.name}"><h2>{escape(spec.title)}</h2>\n<p class="lead">'
         f'{escape(tasks)}. <span class="muted">{escape(spec.source)}</span></p>'
     )
-    parts = [_training(network), _schedule(network), _density(network), _integers(network)]
+    parts = [
+        _training(network),
+        _schedule(network),
+        _density(network),
+        _integers(network),
+        _errors(network),
+    ]
     if not any(network.records(column) for column in network.columns.values()):
         parts = ['<p class="muted">No record at this scale yet.</p>']
     return "\n".join([head, *(part for part in parts if part), "</section>"])
@@ -155,6 +161,33 @@ def _integers(network: Network) -> str:
     )
 
 
+def _errors(network: Network) -> str:
+    """The layers whose outputs INT8 changes most, and those that raise the loss most alone."""
+    rows = []
+    for key, column in network.columns.items():
+        for record in network.records(column):
+            errors = record.sparsity.get("errors", {})
+            worst = sorted(errors, key=errors.get, reverse=True)[:_SHOWN]
+            raised = record.sparsity.get("sensitivity", [])[:_SHOWN]
+            if worst:
+                rows.append(
+                    [
+                        f"{column_title(key)}, seed {record.cell.seed}",
+                        ", ".join(f"{name} {100 * errors[name]:.1f}%" for name in worst),
+                        ", ".join(f"{r['layer']} {r['loss_increase']:+.3g}" for r in raised),
+                    ]
+                )
+    if not rows:
+        return ""
+    return _figure(
+        "Error of INT8 by layer",
+        grid(["Network", "Largest errors", "Largest increases of the loss"], rows),
+        "Error: the norm of what rounding changes in an output over the norm of the output, all "
+        "else exact. Increase: of the training loss with only this layer in INT8, where asked for.",
+    )
+
+
+_SHOWN = 5
 _COUNTS = {
     "pruned_weights": "Pruned weights",
     "pruned_not_zero": "Of them not 0",
