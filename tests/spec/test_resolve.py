@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from workbench import dag, resolve
-from workbench.spec import steps
+from workbench.durations import steps
 
 CELLS = [
     (n, t, s)
