@@ -24,7 +24,7 @@ MAY = {
     "quant": {"sparsity"},
     "models": set(),
     "data": {"resolve", "provenance", "seeds"},
-    "tasks": {"data", "models", "resolve", "sections", "seeds"},
+    "tasks": {"data", "durations", "models", "resolve", "sections", "seeds"},
     "training": {"durations", "sections", "seeds", "record", "tasks"},
     "stages": {
         "data",
