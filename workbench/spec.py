@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from workbench.durations import shortened
 from workbench.sections import Model, Phase, Positive, Quantize, Section, Stage, Treatment
 
+INT8_METHOD = 2  # raised when workbench/quant comes to other integers from the same spec
+
 
 class Column(Section):
     """A column of a study's table: the records of a stage of a treatment."""
@@ -136,6 +138,7 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
         "quantize": {
             "phases": {last: trained(last) if spec.quantize.finetune else seen(last)},
             "quantize": whole.get("quantize", {}),
+            "method": INT8_METHOD,
         },
     }
     return {"model": whole["model"], **parts[stage]}
