@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml requirements.lock
 # after editing the dependencies in pyproject.toml
 lock: $(STAMP)
 	uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
-	  --extra dev --extra slurm --extra gpu pyproject.toml --output-file requirements.lock
+	  --extra dev --extra slurm --extra gpu --extra onnx pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .snakemake results/smoke mlflow.db mlruns logs benchmarks
