@@ -11,19 +11,21 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 
 # package or module -> the parts of workbench it may import besides itself
 MAY = {
-    "spec": set(),
+    "durations": set(),
+    "sections": {"durations"},
+    "spec": {"durations", "sections"},
     "seeds": set(),
     "admitted": set(),
-    "resolve": {"admitted", "spec"},
+    "resolve": {"admitted", "sections", "spec"},
     "provenance": {"resolve"},
-    "record": {"spec"},
-    "dag": {"resolve", "record", "spec"},
+    "record": {"sections"},
+    "dag": {"resolve", "record", "sections", "spec"},
     "sparsity": set(),
     "quant": {"sparsity"},
     "models": set(),
     "data": {"resolve", "provenance", "seeds"},
-    "tasks": {"data", "models", "resolve", "spec", "seeds"},
-    "training": {"spec", "seeds", "record", "tasks"},
+    "tasks": {"data", "durations", "models", "resolve", "sections", "seeds"},
+    "training": {"durations", "sections", "seeds", "record", "tasks"},
     "stages": {
         "data",
         "dag",
@@ -31,6 +33,8 @@ MAY = {
         "provenance",
         "record",
         "resolve",
+        "durations",
+        "sections",
         "seeds",
         "sparsity",
         "spec",
@@ -41,7 +45,7 @@ MAY = {
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
-    "report": {"dag", "record", "resolve", "spec", "training"},
+    "report": {"dag", "record", "resolve", "sections", "spec", "training"},
     "cli": {
         "dag",
         "data",
@@ -49,6 +53,7 @@ MAY = {
         "record",
         "report",
         "resolve",
+        "sections",
         "serve",
         "sparsity",
         "spec",
@@ -57,6 +62,8 @@ MAY = {
     },
 }
 LIGHT = (
+    "durations",
+    "sections",
     "spec",
     "seeds",
     "admitted",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench import dag, resolve, serve
 from workbench.record import Cell, RecordError
-from workbench.spec import STAGES
+from workbench.sections import STAGES
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from workbench import resolve
 from workbench.record import Cell, Record, read
-from workbench.spec import Spec, Stage, digest
+from workbench.sections import Stage
+from workbench.spec import Spec, digest
 
 RESULTS = "results"
 SERVER = ".snakemake/workbench.sock"  # relative: the path of a socket has at most 107 bytes

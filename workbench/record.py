@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from workbench.spec import Section
+from workbench.sections import Section
 
 
 class RecordError(ValueError):

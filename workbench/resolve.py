@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from workbench.admitted import augmentations, builders, minimum_sizes
-from workbench.spec import Section, Spec, Study
+from workbench.sections import Section
+from workbench.spec import Spec, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"

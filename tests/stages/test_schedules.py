@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from workbench import dag, resolve, stages
+from workbench import cli, dag, resolve, stages
 from workbench.record import Cell, read
 from workbench.sparsity import Masks
 from workbench.stages.work import StageError
@@ -142,3 +142,18 @@ def test_the_study_of_schedules_can_be_planned() -> None:
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", *given]
     done = subprocess.run(command, cwd=resolve.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_table_shows_a_schedule_beside_dense_and_marks_what_is_absent(
+    work_of, tmp_path, monkeypatch
+) -> None:
+    finish(work_of("resnet50", "dense", "dense"))
+    finish(work_of("resnet50", "sr_ste", "retrain"))
+    root = tmp_path / "results"
+    given = ["table", "schedules", "--networks", "resnet50", "--seeds", "0", "--root", str(root)]
+    assert cli.run(given) == 0
+    text = (root / "smoke" / "tables" / "schedules.md").read_text()
+    header, row = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][::2]
+    cells = dict(zip(header, row, strict=True))
+    assert cells["Straight through FP16"][0].isdigit()
+    assert cells["Gradual FP16"].startswith("–")

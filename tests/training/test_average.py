@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.spec import Average
+from workbench.sections import Average
 from workbench.training.average import AverageError, Averaging
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from workbench.resolve import resolve
-from workbench.spec import Optimizer, Schedule, Train
+from workbench.sections import Optimizer, Schedule, Train
 from workbench.training import optim
 from workbench.training.loop import Progress, TrainingError
 from workbench.training.schedule import learning_rate

@@ -18,13 +18,16 @@ class Notes:
 
     def __init__(self) -> None:
         """Start without notes."""
-        self._numbered: list[str] = []
+        self._missing: dict[str, list[tuple[str, Path]]] = {}  # what -> networks that lack it
         self._stale: list[str] = []
         self._plain: list[str] = []
 
     def listed(self) -> list[tuple[str, str]]:
         """The (mark, text) pairs; notes about the whole table have no mark."""
-        numbered = [(_superscript(n), text) for n, text in enumerate(self._numbered, 1)]
+        numbered = [
+            (_superscript(number), _no_record(what, rows))
+            for number, (what, rows) in enumerate(self._missing.items(), 1)
+        ]
         stale = "made from an older spec, or from files that were made again since; run again: "
         daggers = [(STALE, stale + "; ".join(self._stale))] if self._stale else []
         return numbered + daggers + [("", text) for text in self._plain]
@@ -41,7 +44,7 @@ class Notes:
         own = frame[frame.network == row["network"]]
         lacking = {key: _lacking(own, column, seeds) for key, column in columns.items()}
         stale = {key: _stale(own, column) for key, column in columns.items()}
-        mark = self._missing(row, columns, lacking, root) if any(lacking.values()) else ""
+        mark = self._mark_missing(row, columns, lacking, root) if any(lacking.values()) else ""
         if named := [
             f"{column_title(key)} (seed {found})" for key, found in stale.items() if found
         ]:
@@ -93,7 +96,7 @@ class Notes:
         if len(devices := sorted(set(frame.device))) > 1:
             self._plain.append(f"Mixed devices: {', '.join(devices)}.")
 
-    def _missing(
+    def _mark_missing(
         self,
         row: dict[str, Any],
         columns: compare.Columns,
@@ -105,12 +108,20 @@ class Notes:
             if found:
                 stage = f"{columns[key].treatment}/{columns[key].stage}"
                 by_seeds.setdefault(_listed(found), []).append(stage)
-        names = [f"{', '.join(stages)} (seed {found})" for found, stages in by_seeds.items()]
-        where = f"{root.name}/{row['scale']}/{row['network']}"
-        text = f"{row['title']}: no record of {'; '.join(names)} under `{where}`"
-        if text not in self._numbered:
-            self._numbered.append(text)
-        return _superscript(self._numbered.index(text) + 1)
+        named = {
+            found: "any stage" if len(stages) == len(columns) else ", ".join(stages)
+            for found, stages in by_seeds.items()
+        }
+        what = "; ".join(f"{stages} (seed {found})" for found, stages in named.items())
+        where = Path(root.name, row["scale"], row["network"])
+        self._missing.setdefault(what, []).append((row["title"], where))
+        return _superscript(list(self._missing).index(what) + 1)
+
+
+def _no_record(what: str, rows: list[tuple[str, Path]]) -> str:
+    titles = ", ".join(title for title, _ in rows)
+    where = rows[0][1] if len(rows) == 1 else rows[0][1].parent
+    return f"{titles}: no record of {what} under `{where}`"
 
 
 def _lacking(own: pd.DataFrame, column: Column, seeds: list[int]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from workbench.sparsity.channel_atoms import Atoms, Value
-from workbench.sparsity.channel_layers import LAYERS
+from workbench.sparsity.channel_operations import find_rule
 from workbench.sparsity.channel_rules import Rules
 
 
@@ -31,7 +31,7 @@ def follow(model: nn.Module, exported: torch.export.ExportedProgram) -> ChannelG
     """The channels of a traced model, followed through its graph."""
     atoms, values = Atoms(), {}
     state = _state_values(model, exported, atoms, values)
-    rules = Rules(atoms, values, LAYERS)
+    rules = Rules(atoms, values, find_rule)
     for node in exported.graph.nodes:
         if node.op != "placeholder":
             rules.run(node)

@@ -1,28 +1,16 @@
 """Channel rules: how an operation of an exported graph carries, ties or stops channels."""
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from workbench.sparsity.channel_atoms import NEUTRAL, Atoms, Value
+from workbench.sparsity.channel_atoms import Atoms, Value
 
-# names of ATen operations
-_MOVES = re.compile(
-    "view|reshape|_unsafe_view|flatten|unflatten|permute|transpose|t|mT|movedim|swapaxes|unsqueeze|"
-    "squeeze|expand|expand_as|view_as|cat|concat|concatenate|stack|chunk|split|split_with_sizes|"
-    "tensor_split|unbind|slice|select|narrow|contiguous|clone|detach|alias|roll|flip|pixel_shuffle|"
-    "pixel_unshuffle|channel_shuffle|repeat|repeat_interleave|tile|lift_fresh_copy"
-)
-_ELEMENTWISE = re.compile(  # those without the tag pointwise
-    "dropout|feature_dropout|alpha_dropout|to|_to_copy|type_as|hardswish|hardsigmoid|hardtanh|relu6|"
-    "silu|elu|selu|celu|leaky_relu|softplus|mish|gelu|masked_fill|where|clamp|rsub"
-)
-_POOLS = ("max_pool", "avg_pool", "adaptive_", "upsample_")
-_REDUCTIONS = re.compile("mean|sum|amax|amin|var|std|prod|logsumexp")
-_IGNORED = ("_assert_tensor_metadata", "_assert_async", "sym_constrain_range")
+# read no values: checks, and tensors that take only their shape and type from another
+_READ_NOTHING = re.compile("_assert.*|sym_constrain_.*|new_.*|(zeros|ones|full|empty)_like")
 
 
 class Rules:
@@ -32,10 +20,10 @@ class Rules:
         self,
         atoms: Atoms,
         values: dict[fx.Node, Any],
-        layers: Mapping[str, Callable[["Rules", dict[str, Any]], Any]],
+        find_rule: Callable[[str, fx.Node], Callable[["Rules", dict[str, Any]], Any] | None],
     ) -> None:
-        """`values` holds the placeholders' values; `layers` the rules of layers by ATen name."""
-        self.atoms, self.values, self._layers = atoms, values, layers
+        """`values` holds the placeholders' values; `find_rule` gives the rule of an operation."""
+        self.atoms, self.values, self._find_rule = atoms, values, find_rule
         self.node: fx.Node
         self._stopped: dict[fx.Node, str] = {}
 
@@ -43,7 +31,7 @@ class Rules:
         """Set the value of one node; what has no rule stops the channels that reach it."""
         self.node = node
         if node.op == "output":
-            self.stop(*self._inputs(), reason="network output")
+            self.stop(*self.inputs(), reason="network output")
             return
         schema = getattr(node.target, "_schema", None)
         if schema is None and getattr(node.target, "__name__", "") == "getitem":
@@ -52,28 +40,13 @@ class Rules:
         name = schema.name.split("::")[-1] if schema else str(node.target)
         if schema and schema.is_mutable:
             name = name.removesuffix("_")
-        rule = self._rule(name)
+        rule = self._find_rule(name, node)
         if rule is None or (schema and schema.is_mutable and not self._may_mutate()):
-            if name not in _IGNORED:
-                self.stop(*self._inputs(), reason=f"{name} has no channel rule here")
+            if not _READ_NOTHING.fullmatch(name):
+                self.stop(*self.inputs(), reason=f"{name} has no channel rule here")
             self.values[node] = self.unmoved()
         else:
-            self.values[node] = rule()
-
-    def _rule(self, name: str) -> Callable[[], Any] | None:
-        if name in self._layers:
-            return lambda: self._layers[name](self, self._args())
-        if _MOVES.fullmatch(name):
-            return self._move
-        if name in ("pad", "constant_pad_nd"):
-            return self._pad
-        if _ELEMENTWISE.fullmatch(name) or torch.Tag.pointwise in getattr(
-            self.node.target, "tags", ()
-        ):
-            return lambda: self.elementwise(self._inputs(), self.shapes()[0])
-        if name.startswith(_POOLS):
-            return lambda: self._pool(name)
-        return self._reduce if _REDUCTIONS.fullmatch(name) else None
+            self.values[node] = rule(self, self._args())
 
     # the arguments of the node
 
@@ -85,7 +58,8 @@ class Rules:
         named = {a.name: given.get(a.name, a.default_value) for a in arguments}
         return fx.node.map_arg(named, lambda node: self.values[node])
 
-    def _inputs(self) -> list[Value]:
+    def inputs(self) -> list[Value]:
+        """Values of all tensors that the node reads."""
         found = []
         for node in self.node.all_input_nodes:
             value = self.values[node]
@@ -93,12 +67,11 @@ class Rules:
         return found
 
     def _may_mutate(self) -> bool:
-        """Whether the result's value also holds for the tensor written to."""
+        """Whether the result's value also holds for all of the tensor written to."""
         target = self.node.args[0]
-        returned = getattr(getattr(target.target, "_schema", None), "returns", ())
-        is_view = any(r.alias_info and not r.alias_info.is_write for r in returned)
-        moves = any(value.components for value in self._inputs())
-        return not moves or (not is_view and bool(self.values[target].components))
+        if not any(value.components for value in self.inputs()):
+            return True
+        return bool(self.values[target].components) and not _is_part(target)
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the node's results."""
@@ -171,7 +144,7 @@ class Rules:
             if set(own) & set(axes):
                 rest = [axis for axis in own if axis not in axes]
                 rows = component.movedim(rest, list(range(len(rest))))
-                count = torch.Size(rows.shape[: len(rest)]).numel()
+                count = math.prod(rows.shape[: len(rest)])
                 for place, row in enumerate(rows.reshape(count, -1)):
                     self.atoms.mark(row, (self.node.name, place))
 
@@ -180,7 +153,7 @@ class Rules:
         values = [_aligned(value, len(shape)) for value in values]
         if len(values) == 1 and values[0].shape == shape:
             return values[0]
-        moving = _one_component(self, values)
+        moving = one_component(self, values)
         fixed = [v for v in values if not any(v is value for value, _ in moving)]
         widest = max((axes_of(c) for _, c in moving), key=len, default=[])
         tied = None
@@ -196,96 +169,13 @@ class Rules:
             self.freeze(tied, "joined with values that differ by channel")
         return Value(shape, (tied,))
 
-    # operations that are no layers
-
-    def _move(self) -> Any:
-        """Move the atoms as the operation moves the values."""
-        nodes = self.node.all_input_nodes
-        values = [self.values[node] for node in nodes]
-        if not any(value.components for value in values):
-            return self.unmoved()
-        if len(nodes) == 1:
-            tables = [{nodes[0]: _in_full(c, values[0])} for c in values[0].components]
-        else:
-            chosen = {id(value): c for value, c in _one_component(self, values)}
-            full = [_in_full(chosen.get(id(v), self._still()), v) for v in values]
-            tables = [dict(zip(nodes, full, strict=True))]
-        moved = []
-        for table in tables:
-            arguments = fx.node.map_arg((self.node.args, self.node.kwargs), table.__getitem__)
-            found = self.node.target(*arguments[0], **arguments[1])
-            moved.append(found if isinstance(found, (list, tuple)) else [found])
-        results = [
-            Value(shape, tuple(_compact(parts[i]) for parts in moved))
-            for i, shape in enumerate(self.shapes())
-        ]
-        self._close(values, results)
-        return self.result(results)
-
-    def _close(self, values: list[Value], results: list[Value]) -> None:
-        """What takes a part of the channels keeps that part together."""
-        whole = sum(len(c.unique()) for value in values for c in value.components)
-        for place, value in enumerate(results):
-            for component in value.components:
-                if len(component.unique()) < whole:
-                    self.atoms.mark(component, (self.node.name, place))
-
-    def _still(self) -> Tensor:
-        atom = self.atoms.new(1)
-        self.freeze(atom, "put beside channels that keep their places")
-        return atom
-
-    def _pad(self) -> Value:
-        named = self._args()
-        mode, pad = named.get("mode", "constant"), named["pad"]
-        value, moved = named["self"], []
-        for component in value.components:
-            full = _in_full(component, value).double()  # padding knows no int64
-            padded = torch.nn.functional.pad(
-                full, pad, mode, None if mode != "constant" else NEUTRAL
-            )
-            moved.append(_compact(padded.long()))
-        return Value(self.shapes()[0], tuple(moved))
-
-    def _pool(self, name: str) -> Any:
-        """Pooling and resizing: channel by channel, over the last axes."""
-        value, shapes = self._inputs()[0], self.shapes()
-        found = re.search(r"(\d)d", name)
-        mixed = range(len(value.shape) - int(found[1]) if found else 2, len(value.shape))
-        kept = []
-        for component in value.components:
-            if set(axes_of(component)) & set(mixed):
-                self.freeze(component, f"{name} mixes channels")
-            else:
-                kept.append(component)
-        return self.result([Value(shape, tuple(kept)) for shape in shapes])
-
-    def _reduce(self) -> Value:
-        """A sum over channels does not care for their order; other axes leave them as they are."""
-        named = self._args()
-        value, rank = named["self"], len(named["self"].shape)
-        dims = named.get("dim")
-        dims = [dims] if isinstance(dims, int) else list(dims or range(rank))
-        dims = [dim % rank for dim in dims]
-        self.symmetric(value, dims)
-        kept = []
-        for component in value.components:
-            own = set(axes_of(component))
-            if not own & set(dims):
-                gone = [] if named.get("keepdim") else dims
-                shape = [size for axis, size in enumerate(component.shape) if axis not in gone]
-                kept.append(component.reshape(shape))
-            elif own - set(dims):
-                self.freeze(component, "reduced over some of the axes of its channels")
-        return Value(self.shapes()[0], tuple(kept))
-
 
 def axes_of(component: Tensor) -> list[int]:
     """Axes along which a component varies."""
     return [axis for axis, size in enumerate(component.shape) if size > 1]
 
 
-def _one_component(rules: Rules, values: list[Value]) -> list[tuple[Value, Tensor]]:
+def one_component(rules: Rules, values: list[Value]) -> list[tuple[Value, Tensor]]:
     """Values that move, each with one component; a parameter takes the axis the others move on."""
     wanted = [axes_of(v.components[0]) for v in values if len(v.components) == 1]
     chosen = []
@@ -301,9 +191,14 @@ def _one_component(rules: Rules, values: list[Value]) -> list[tuple[Value, Tenso
     return chosen
 
 
-def _in_full(component: Tensor, value: Value) -> Tensor:
-    """The component in the value's shape; contiguous, so that every view of it is possible."""
-    return component.expand(value.shape).contiguous()
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is a view of a larger (or smaller) tensor, over any number of views."""
+    returned = getattr(getattr(node.target, "_schema", None), "returns", ())
+    if not any(r.alias_info and not r.alias_info.is_write for r in returned):
+        return getattr(node.target, "__name__", "") == "getitem"  # a chunk, a split
+    base = node.args[0]
+    sizes = [math.prod(n.meta["val"].shape) for n in (node, base)]
+    return sizes[0] != sizes[1] or _is_part(base)
 
 
 def _aligned(value: Value, rank: int) -> Value:
@@ -311,13 +206,3 @@ def _aligned(value: Value, rank: int) -> Value:
     lead = (1,) * (rank - len(value.shape))
     components = tuple(component.reshape(*lead, *component.shape) for component in value.components)
     return Value((*lead, *value.shape), components)
-
-
-def _compact(atoms: Tensor) -> Tensor:
-    """Size 1 along every axis on which the atoms do not vary, NEUTRAL aside."""
-    for axis, size in enumerate(atoms.shape):
-        if size > 1:
-            highest = atoms.amax(axis, keepdim=True)
-            if ((atoms == highest) | (atoms == NEUTRAL)).all():
-                atoms = highest
-    return atoms

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import nn, optim
 
 from workbench.record import Record
+from workbench.sections import Phase
 from workbench.sparsity import Hold, Masks, Scheduled, hold
-from workbench.spec import Phase
 from workbench.stages.choosing import Choosing
 from workbench.stages.work import Weights, Work, load, state, take
 from workbench.tasks import Task

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import resolve
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks.base import Task
 
 

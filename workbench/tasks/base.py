@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from workbench.data.augment import Named
 from workbench.data.loader import Order, Steps, held_out_loader, shuffled, training_loader
 from workbench.data.source import open_source
-from workbench.spec import Phase
+from workbench.sections import Phase
 
 
 class Task(ABC):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from workbench.data.images import open_images
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 

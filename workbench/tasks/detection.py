@@ -11,7 +11,7 @@ from faster_coco_eval import mask as coco_mask
 from torch import Tensor, nn
 
 from workbench.data.boxes import open_boxes
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 

@@ -25,7 +25,8 @@ from workbench.data.language import (
 )
 from workbench.data.loader import Order, shuffled
 from workbench.data.questions import word_pieces
-from workbench.spec import Phase, steps
+from workbench.durations import steps
+from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.text import squad
 
 from workbench.data.questions import Questions, collate, read_questions, word_pieces
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 

@@ -22,7 +22,7 @@ from workbench.data.pairs import (
     train_tokenizer,
 )
 from workbench.models.beam_search import generate
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
 

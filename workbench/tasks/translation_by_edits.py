@@ -13,7 +13,7 @@ from workbench.data.noisy_pairs import NoisyPairs, collate
 from workbench.data.pairs import BEGIN, END, PADDING, UNKNOWN
 from workbench.models.edits import MOST_INSERTED, Decisions, Editor, decide
 from workbench.models.refinement import refine
-from workbench.spec import Phase
+from workbench.sections import Phase
 from workbench.tasks import translation
 from workbench.tasks.base import moved
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from workbench.spec import Average, steps
+from workbench.durations import steps
+from workbench.sections import Average
 
 
 class AverageError(ValueError):

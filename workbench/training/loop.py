@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn, optim
 from tqdm import tqdm
 
+from workbench.durations import steps
+from workbench.sections import Phase
 from workbench.seeds import seed_for
-from workbench.spec import Phase, steps
 from workbench.tasks.base import Task, moved
 from workbench.training import optim as optimizers
 from workbench.training.average import Averaging

@@ -3,7 +3,7 @@
 import torch
 from torch import nn, optim
 
-from workbench.spec import Optimizer
+from workbench.sections import Optimizer
 
 
 def build(model: nn.Module, spec: Optimizer) -> optim.Optimizer:

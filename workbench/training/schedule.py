@@ -2,7 +2,8 @@
 
 import math
 
-from workbench.spec import Schedule, Train, steps
+from workbench.durations import steps
+from workbench.sections import Schedule, Train
 
 
 def learning_rate(train: Train, step: int, length: int, steps_per_epoch: int) -> float:
