@@ -41,6 +41,12 @@ def test_a_larger_value_appends_bins_and_moves_none() -> None:
     assert histogram.limit("max") == 1.5
 
 
+def test_more_values_than_fp32_counts_are_counted() -> None:
+    values = torch.zeros(2**24 + 8)
+    values[0] = 1
+    assert histogram_of(values).counts.sum() == 2**24 + 8
+
+
 def test_a_percentile_ignores_rare_outliers_and_the_maximum_does_not() -> None:
     histogram = histogram_of(torch.linspace(0, 1, 100_000), torch.tensor([50.0]))
     assert histogram.limit("percentile", 99.9) == pytest.approx(0.999, abs=1 / BINS)

@@ -46,7 +46,9 @@ class Histogram:
             self.width = largest / BINS
             self.counts = torch.zeros(BINS, dtype=torch.float64, device=values.device)
         bins = max(len(self.counts), math.ceil(largest / self.width))
-        counts = torch.histc(magnitudes, bins, 0, bins * self.width).double()
+        # histc counts in fp32, which stays at 2^24 when one is added
+        parts = magnitudes.split(2**24)
+        counts = sum(torch.histc(part, bins, 0, bins * self.width).double() for part in parts)
         counts[: len(self.counts)] += self.counts
         self.counts = counts
 

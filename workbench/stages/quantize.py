@@ -96,26 +96,27 @@ def _compared(
 def _sensitivity(work: Work, task: Task, model: nn.Module, limits: Limits) -> list[dict[str, Any]]:
     """By how much each layer raises the training loss if only it is INT8; the worst first."""
     quantized = quant.quantize(model, limits)
-    exact = _loss(work, task, model)
+    batches = list(_batches(work, task, work.spec.quantize.sensitivity.batches))
+    exact = _loss(work, task, model, batches)
     rows = []
     for name in quantized.layers:
         with quant.Simulated(model, quantized, only={name}):
-            rows.append({"layer": name, "loss_increase": _loss(work, task, model) - exact})
+            rows.append({"layer": name, "loss_increase": _loss(work, task, model, batches) - exact})
     return sorted(rows, key=lambda row: -row["loss_increase"])
 
 
-def _loss(work: Work, task: Task, model: nn.Module) -> float:
+def _loss(work: Work, task: Task, model: nn.Module, batches: list[Any]) -> float:
     """The mean training loss without dropout; detectors have one in training mode only."""
-    total, carry, count = 0.0, None, work.spec.quantize.sensitivity.batches
+    total, carry = 0.0, None
     torch.manual_seed(seed_for(work.cell.seed, "sensitivity"))  # a detector samples proposals
     with work.judging(model):
         model.train()
         for module in model.modules():
             if not list(module.children()):
                 module.eval()
-        for batch in _batches(work, task, count):
+        for batch in batches:
             loss, carry = task.loss(model, batch, carry)
-            total += float(loss) / count
+            total += float(loss) / len(batches)
     return total
 
 
