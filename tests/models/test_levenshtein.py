@@ -1,7 +1,5 @@
 """The Levenshtein Transformer: size, start, what sees what, refinement, pruning and INT8."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from torch.nn import functional
 from workbench import quant, sparsity
 from workbench.models import edits, levenshtein
 from workbench.models.refinement import refine
+from workbench.sections import Quantize
 
 PADDING, BEGIN, END, PLACEHOLDER = range(4)
 WORDS = 20
@@ -107,12 +106,11 @@ def test_the_linear_layers_are_pruned_and_the_embeddings_are_not() -> None:
 def test_int8_takes_the_pruned_layers_and_changes_little(
     learned: levenshtein.Levenshtein,
 ) -> None:
-    settings = SimpleNamespace(calibrator="max", percentile=99.99, keep_fp16=())
-    with torch.no_grad(), quant.observing(learned, settings) as observed:
+    with torch.no_grad(), quant.Observing(learned, Quantize(calibrator="max")) as seen:
         exact = learned(SOURCES, part_of(TARGETS), TARGETS)
-    quantized = quant.quantize(learned, quant.ranges(observed))
-    assert len(quantized.weights) == 6 + 10
-    with torch.no_grad(), quant.simulated(learned, quantized):
+    quantized = quant.quantize(learned, seen.ranges())
+    assert len(quantized.layers) == 6 + 10
+    with torch.no_grad(), quant.Simulated(learned, quantized):
         rounded = learned(SOURCES, part_of(TARGETS), TARGETS)
         translated = refine(learned, SOURCES, begin=BEGIN, end=END, rounds=10)
     for kind in exact:

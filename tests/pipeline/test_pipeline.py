@@ -24,6 +24,9 @@ def tiny() -> str:
     return text.split('TINY = """')[1].split('"""')[0]
 
 
+CONFIG = ("--config", "networks=resnet50,bert_large", "studies=accuracy")
+
+
 def copy_of_repository(folder: Path, scale: str) -> Path:
     folder.mkdir()
     for name in COPIED:
@@ -72,11 +75,8 @@ def planned(printed: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> Path:
     folder = copy_of_repository(tmp_path_factory.mktemp("pipeline") / "repository", tiny)
-    snakemake(folder, "--config", "networks=resnet50,bert_large")
+    snakemake(folder, *CONFIG)
     return folder
-
-
-CONFIG = ("--config", "networks=resnet50,bert_large")
 
 
 def test_one_command_makes_records_tables_and_the_page(finished: Path) -> None:
