@@ -162,10 +162,10 @@ def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -
 
 
 def study_networks(study: str, chosen: list[str]) -> list[str]:
-    """Those of the chosen networks that a study is about: the named, or all of the talk's."""
+    """Those of the chosen networks that a study is about: the named in its order, or the talk's."""
     about = resolve.study(study).networks
     if about:
-        return [network for network in chosen if network in about]
+        return [network for network in about if network in chosen]
     return [network for network in chosen if spec_of(network, "2to4", "full").talk]
 
 
