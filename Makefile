@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 reproduce: $(STAMP)
 	snakemake tour
 	@echo; cat results/smoke/tables/tour.md; echo
-	@echo "The page: results/smoke/tour.html    The runs: mlflow ui    All 34 networks, half an hour: snakemake"
+	@echo "The page: results/smoke/tour.html    The runs: mlflow ui    All 34 networks: snakemake"
 
 test: $(STAMP)
 	pytest
