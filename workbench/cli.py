@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench import dag, resolve, serve
 from workbench.record import Cell, RecordError
-from workbench.sections import STAGES
+from workbench.sections import STAGES, Stage
 
 
 def main() -> None:
@@ -136,14 +136,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _stage(arguments: argparse.Namespace) -> None:
-    cell = Cell(
-        scale=arguments.scale,
-        network=arguments.network,
-        treatment=arguments.treatment,
-        stage=arguments.command,
-        seed=arguments.seed,
-    )
-    _run_cell(cell, arguments)
+    _run_cell(_cell(arguments, arguments.command), arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -166,7 +159,7 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
     from workbench import stages
 
     torch.set_num_threads(arguments.threads)
-    work = stages.Work(cell, spec, Path(dag.RESULTS), _data())
+    work = _work(cell)
     path = work.out / "record.json"
     if not work.accelerator.is_main_process:  # another of `accelerate launch`; the main one writes
         stages.run(work)
@@ -186,19 +179,9 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from workbench.stages import Work
     from workbench.stages.export import export
 
-    cell = Cell(
-        scale=arguments.scale,
-        network=arguments.network,
-        treatment=arguments.treatment,
-        stage=arguments.stage,
-        seed=arguments.seed,
-    )
-    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
-    work = Work(cell, spec, Path(dag.RESULTS), Path(os.environ.get("WORKBENCH_DATA", "data")))
-    print(export(work, arguments.out))
+    print(export(_work(_cell(arguments, arguments.stage)), arguments.out))
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -296,24 +279,29 @@ def _calibrators(arguments: argparse.Namespace) -> None:
 
 
 def _onnx(arguments: argparse.Namespace) -> None:
-    cell = Cell(
-        scale=arguments.scale,
-        network=arguments.network,
-        treatment=arguments.treatment,
-        stage="quantize",
-        seed=arguments.seed,
-    )
-    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
-    from workbench.stages import Work
     from workbench.stages.to_onnx import onnx_of
 
-    proto = onnx_of(Work(cell, spec, Path(dag.RESULTS), _data()))
+    proto = onnx_of(_work(_cell(arguments, "quantize")))
     arguments.file.write_bytes(proto.SerializeToString())
     print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
 
 
-def _data() -> Path:
-    return Path(os.environ.get("WORKBENCH_DATA", "data"))
+def _cell(arguments: argparse.Namespace, stage: Stage) -> Cell:
+    return Cell(
+        scale=arguments.scale,
+        network=arguments.network,
+        treatment=arguments.treatment,
+        stage=stage,
+        seed=arguments.seed,
+    )
+
+
+def _work(cell: Cell):  # noqa: ANN202 - a Work of workbench.stages, which imports torch
+    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
+    from workbench import stages
+
+    data = Path(os.environ.get("WORKBENCH_DATA", "data"))
+    return stages.Work(cell, spec, Path(dag.RESULTS), data)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -193,6 +193,8 @@ def read_weights(path: Path) -> Weights:
 
 def recorded_masks(path: Path) -> sparsity.Masks:
     """The masks in a stage's file, refused unless its record names their digest."""
+    if not path.exists():
+        raise StageError(f"{path} is absent; run the stage that makes it")
     masks, recorded = sparsity.Masks.load(path), read(path.with_name("record.json")).mask_digest
     found = masks.digest() if masks else ""
     if found != recorded:
