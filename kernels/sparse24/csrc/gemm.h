@@ -3,12 +3,14 @@
 #include <cuda_runtime_api.h>
 #include <cstdint>
 
+#include "layout.h"
+
 namespace sparse24 {
 
 enum class Type : int { f16 = 0, bf16 = 1, s8 = 2, e4m3 = 3, f32 = 4, s32 = 5 };
 enum class Activation : int { none = 0, relu = 1, gelu_tanh = 2, gelu_erf = 3 };
 
-constexpr int size_of(Type type) {
+SPARSE24_BOTH constexpr int size_of(Type type) {
   return type == Type::f16 || type == Type::bf16 ? 2 : type == Type::f32 || type == Type::s32 ? 4 : 1;
 }
 
