@@ -31,7 +31,8 @@ def linear(
     if dtype == torch.int32:
         return sums(x, weight, torch.float64).to(dtype)
     total = sums(x, weight, precision)
-    return epilogue(total, bias, residual, scale, out_type, activation, residual_scale, out_scale)
+    total = epilogue(total, bias, residual, scale, activation, residual_scale, out_scale)
+    return stored(total, dtype)
 
 
 def sums(x: Tensor, weight: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
@@ -43,26 +44,21 @@ def sums(x: Tensor, weight: Tensor, precision: torch.dtype = torch.float32) -> T
 
 def epilogue(
     total: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    scale: Tensor | None,
-    out_type: int,
-    activation: int,
-    residual_scale: float,
-    out_scale: float,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    activation: int = 0,
+    residual_scale: float = 1.0,
+    out_scale: float = 1.0,
 ) -> Tensor:
-    """What the kernels do to the sums before they store them, in the type of `total`."""
+    """What the kernels do to the sums before they round them, in the type of `total`."""
     if scale is not None:
         total = total * scale.to(total.dtype)
     if bias is not None:
         total = total + bias.to(total.dtype)
     if residual is not None:
         total = total + residual.to(total.dtype) * residual_scale
-    total = activated(total, activation) * out_scale
-    dtype = DTYPES[out_type]
-    if dtype == torch.int8:  # torch rounds half to even
-        total = total.round().clamp(-127, 127)
-    return total.to(dtype)
+    return activated(total, activation) * out_scale
 
 
 def activated(total: Tensor, activation: int) -> Tensor:
@@ -73,3 +69,10 @@ def activated(total: Tensor, activation: int) -> Tensor:
     if name == "relu":
         return total.relu()
     return F.gelu(total, approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def stored(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in the type it is stored in; to int8 rounded half to even and clipped."""
+    if dtype == torch.int8:  # torch rounds half to even
+        total = total.round().clamp(-127, 127)
+    return total.to(dtype)
