@@ -133,6 +133,15 @@ def test_nothing_asks_which_scale_it_runs_at() -> None:
         assert not re.search(r"scale (==|in) [\"'(\[]", path.read_text()), path
 
 
+SPARSE24 = sorted((ROOT / "kernels" / "sparse24").glob("*.py"))
+
+
+def test_sparse24_stands_on_torch_alone() -> None:
+    for path in SPARSE24:
+        roots = {(name or "").split(".")[0] for name in imports(path)}
+        assert not roots & {"workbench", "numpy", "pandas", "transformers", "torchvision"}, path
+
+
 def test_kernels_is_not_an_importable_package() -> None:
     # transformers probes a top-level module named kernels
     assert not (ROOT / "kernels" / "__init__.py").exists()
