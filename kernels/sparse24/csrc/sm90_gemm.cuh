@@ -1,7 +1,7 @@
 // sm_90a: out[tokens, features] = epilogue(weight . x), weight 2:4 or dense in layout.h's blocks,
 // x [tokens, in] with contiguous columns; fp32 sums, of int8 int32; K in ascending order, unsplit.
 //
-// One warp copies (producer), one to three warpgroups multiply; persistent blocks, in clusters that
+// One warp copies (producer), one or two warpgroups multiply; persistent blocks, in clusters that
 // share x along features and the weight along tokens. The tensor cores hold features as rows, so
 // stmatrix transposes a finished tile into staging buffers, which the copy engine stores while the
 // next tile is multiplied.
@@ -43,7 +43,7 @@ struct Sm90Shape {
   static constexpr int kChunk = kTokens < 64 ? kTokens : 64;
   static constexpr int kChunks = kTokens / kChunk;
   static constexpr int kStagingBytes = kChunk * 128;
-  static constexpr int kStaging = kWarpgroups == 3 ? 1 : 2;  // per warpgroup
+  static constexpr int kStaging = 2;  // buffers per warpgroup
   static constexpr int kBudget = 227 * 1024 - 2048 - kWarpgroups * kStaging * kStagingBytes;
   static constexpr int kFit = kBudget / (kWeightBytes + kTokenBytes);
   static constexpr int kStages = kFit > 8 ? 8 : kFit;
@@ -293,25 +293,33 @@ __device__ __forceinline__ void sm90_store_tile(const Sum (&sums)[Shape::kRowSte
   }
 }
 
-// Out types of 4 bytes, and rows the copy engine cannot address: each thread stores its values.
+// Out types of 4 bytes, and rows the copy engine cannot address: bare sums through the staging
+// buffer, then each thread finishes and stores neighboring features.
 template <class Shape, class Sum>
 __device__ __forceinline__ void sm90_store_plain(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
-                                                 const Sm90Arguments& arguments, int feature, int token,
-                                                 int thread) {
+                                                 const Sm90Arguments& arguments, Sum* buffer, int feature,
+                                                 int token, int warpgroup, int thread) {
+  constexpr int kPart = Shape::kChunk / 2;  // tokens, of 64 sums of 4 bytes
   const Epilogue& epilogue = arguments.epilogue;
-  const int warp = thread / 32, lane = thread % 32;
+  // Swizzled, so that a warp's writes of 4 token pairs x 8 features meet 32 banks.
+  const auto at = [&](int t, int f) -> Sum& { return buffer[t * 64 + (f ^ (t >> 1 & 3) << 3)]; };
 #pragma unroll
   for (int i = 0; i < Shape::kRowSteps; ++i) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = feature + 64 * i + 16 * warp + lane / 4 + 8 * half;
-      if (row >= arguments.features) continue;
-      const float scale = epilogue.scale_of(row), bias = epilogue.bias_of(row);
+    for (int part = 0; part < Shape::kTokens; part += kPart) {
+      named_barrier(1 + warpgroup, 128);
 #pragma unroll
-      for (int j = 0; j < Shape::kTokens / 4; ++j) {
-        const int column = token + 8 * (j >> 1) + 2 * (lane & 3) + (j & 1);
-        if (column >= arguments.tokens) continue;
-        epilogue.store(sums[i][4 * (j >> 1) + 2 * half + (j & 1)], scale, bias, column, row);
+      for (int j = 0; j < kPart / 2; ++j) {  // 4 sums for every 8 tokens
+        at(8 * (j >> 2) + 2 * (thread & 3) + (j & 1),
+           16 * (thread / 32) + (thread % 32) / 4 + 8 * (j >> 1 & 1)) = sums[i][part / 2 + j];
+      }
+      named_barrier(1 + warpgroup, 128);
+#pragma unroll 1
+      for (int index = thread; index < kPart * 64; index += 128) {
+        const int t = index / 64, row = feature + 64 * i + index % 64;
+        if (token + part + t >= arguments.tokens || row >= arguments.features) continue;
+        epilogue.store(at(t, index % 64), epilogue.scale_of(row), epilogue.bias_of(row),
+                       token + part + t, row);
       }
     }
   }
@@ -321,8 +329,8 @@ template <class Shape>
 __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const CUtensorMap& residual_map,
                                              const Sm90Arguments& arguments, Schedule schedule,
                                              uint32_t x_at, uint32_t weight_at, uint32_t staging,
-                                             uint32_t full, uint32_t empty, uint32_t residual_barrier,
-                                             int rank_m, int rank_n) {
+                                             void* plain, uint32_t full, uint32_t empty,
+                                             uint32_t residual_barrier, int rank_m, int rank_n) {
   using Sum = typename Accumulator<Shape::kType>::type;
   const int warpgroup = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
   const int cluster_m = arguments.cluster_m, cluster_n = arguments.cluster_n;
@@ -357,7 +365,8 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     const int feature = (m * cluster_m + rank_m) * Shape::kRows + row;
     const int token = (n * cluster_n + rank_n) * Shape::kTokens;
     if (!arguments.stores_by_copy_engine) {
-      sm90_store_plain<Shape>(sums, arguments, feature, token, thread);
+      sm90_store_plain<Shape>(sums, arguments, static_cast<Sum*>(plain), feature, token, warpgroup,
+                              thread);
     } else if (arguments.epilogue.out_size() == 2) {
       sm90_store_tile<Shape, 2>(sums, out_map, residual_map, arguments, staging, residual_barrier,
                                 residual_phase, feature, token, warpgroup, thread);
@@ -406,16 +415,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                           arguments.tiles_m, arguments.tiles_n, arguments.raster};
   const int role = threadIdx.x / 128;
   if (role == 0) {
-    setmaxnreg_decrease<Shape::kWarpgroups == 3 ? 32 : 40>();
+    setmaxnreg_decrease<40>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
       sm90_produce<Shape>(x_map, arguments, schedule, x_at, weight_at, full, empty, rank_m, rank_n);
     }
     __syncwarp();
   } else {
-    setmaxnreg_increase<Shape::kWarpgroups == 3 ? 160 : 232>();
+    setmaxnreg_increase<232>();
     const int warpgroup = role - 1;
+    const uint32_t staging = staging_at + warpgroup * Shape::kStaging * Shape::kStagingBytes;
     sm90_consume<Shape>(out_map, residual_map, arguments, schedule, x_at, weight_at,
-                        staging_at + warpgroup * Shape::kStaging * Shape::kStagingBytes, full, empty,
+                        staging, shared + (staging - shared_address(shared)), full, empty,
                         residual_barriers + 8 * warpgroup, rank_m, rank_n);
   }
   // A block must outlive what others of its cluster still copy into it or tell it.
