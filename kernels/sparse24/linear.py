@@ -113,14 +113,16 @@ def aligned(x: Tensor, columns: int) -> Tensor:
     """x as [tokens, columns] with the pitch that the kernels read; a copy only where it must be."""
     flat = x if x.dim() == 2 else x.reshape(-1, columns)
     rows, step = flat.stride()
-    if step == 1 and rows >= columns and rows * flat.element_size() % 16 == 0:
-        return flat
+    size = flat.element_size()
+    if step == 1 and rows >= columns and rows * size % 16 == 0:
+        # a traced tensor does not say where it starts
+        if torch.compiler.is_compiling() or flat.storage_offset() * size % 16 == 0:
+            return flat
+        return flat.clone()
     wide = pitch(columns, flat.dtype)
-    if wide == columns and flat.is_contiguous():  # a lone row, whose stride says nothing
-        return flat.as_strided((1, columns), (columns, 1))
     if wide == columns:
-        return flat.clone(memory_format=torch.contiguous_format)
-    if flat.element_size() == 1:  # torch pads no float8
+        return flat.new_empty(flat.shape).copy_(flat)
+    if size == 1:  # torch pads no float8
         return pad(flat.view(torch.int8), (0, wide - columns)).view(flat.dtype)[:, :columns]
     return pad(flat, (0, wide - columns))[:, :columns]
 

@@ -1,8 +1,8 @@
 """The ops as torch knows them: schemas, CPU side (the reference) and fakes; csrc/ops.cpp is CUDA's.
 
 `linear`: x [tokens, in_features] has contiguous columns and a row pitch of a multiple of 16 bytes;
-so has residual [tokens, out_features], which is of the type of the result. Where one of them does
-not start at a multiple of 16 bytes, the op copies it. `packed` is the uint8
+so has residual [tokens, out_features], which is of the type of the result. Both
+start at a multiple of 16 bytes. `packed` is the uint8
 tensor of csrc/layout.h, bias [out_features] float16, bfloat16 or float32, scale [out_features]
 float32. `element`, `out_type` and `activation` are the numbers of seam.py; `plan` is a Plan's
 number, -1 for the cost model's or -2 for the Ampere kernel on any card. The result [tokens,
