@@ -29,7 +29,12 @@ _LINEAR = (
 _library.define("linear" + _LINEAR)
 _library.define("linear_reference" + _LINEAR)
 _library.define("pack(Tensor weight, bool sparse) -> Tensor")
+_library.define("pack_raw(Tensor weight, Tensor(a!) packed, Tensor(b!) bad, bool sparse) -> ()")
 _library.define("unpack(Tensor packed, int rows, int columns, int element, bool sparse) -> Tensor")
+# the cost model of csrc/config.cpp: the best plan's number, and a plan's predicted seconds
+_SHAPE = "int tokens, int in_features, int out_features, int element, bool sparse"
+_library.define(f"plan({_SHAPE}, int multiprocessors) -> int")
+_library.define(f"predict(int plan, {_SHAPE}, int multiprocessors) -> float")
 
 
 def _linear(
@@ -76,6 +81,16 @@ def _empty(x: Tensor, out_features: int, out_type: int) -> Tensor:
     return rows[:, :out_features]
 
 
+def _pack_cuda(weight: Tensor, sparse: bool) -> Tensor:
+    packed = _pack_fake(weight, sparse)
+    if weight.stride(1) != 1:
+        weight = weight.contiguous()
+    bad = torch.full((), -1, dtype=torch.int64, device=weight.device)
+    torch.ops.sparse24.pack_raw.default(weight, packed, bad, sparse)
+    layout.refuse_values(weight, int(bad))
+    return packed
+
+
 def _pack_fake(weight: Tensor, sparse: bool) -> Tensor:
     layout.refuse_form(weight)
     shape = layout.packed_shape(*weight.shape, weight.dtype, sparse)
@@ -94,6 +109,7 @@ def _unpack_fake(packed: Tensor, rows: int, columns: int, element: int, sparse: 
 _library.impl("linear", _linear, "CPU")
 _library.impl("linear_reference", _linear, "CompositeExplicitAutograd")
 _library.impl("pack", layout.pack, "CPU")
+_library.impl("pack", _pack_cuda, "CUDA")
 _library.impl("unpack", _unpack, "CPU")
 torch.library.register_fake("sparse24::linear", _linear_fake, lib=_library)
 torch.library.register_fake("sparse24::linear_reference", _linear_fake, lib=_library)

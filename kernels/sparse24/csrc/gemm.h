@@ -3,12 +3,14 @@
 #include <cuda_runtime_api.h>
 #include <cstdint>
 
+#include "layout.h"
+
 namespace sparse24 {
 
 enum class Type : int { f16 = 0, bf16 = 1, s8 = 2, e4m3 = 3, f32 = 4, s32 = 5 };
 enum class Activation : int { none = 0, relu = 1, gelu_tanh = 2, gelu_erf = 3 };
 
-constexpr int size_of(Type type) {
+SPARSE24_BOTH constexpr int size_of(Type type) {
   return type == Type::f16 || type == Type::bf16 ? 2 : type == Type::f32 || type == Type::s32 ? 4 : 1;
 }
 
@@ -40,11 +42,20 @@ struct Plan {
   int tile;       // index into kTiles of config.h
   int cluster_m;  // blocks of a cluster along out_features, which share x
   int cluster_n;  // along tokens, which share the weight
-  int raster;     // tiles along out_features before the next token tile
+  int raster;     // clusters along out_features before the next token tile; 0: all
+
+  // As one number, in which seam.py gives it.
+  int64_t number() const { return tile | cluster_m << 8 | cluster_n << 16 | static_cast<int64_t>(raster) << 24; }
+  static Plan of(int64_t number) {
+    return {static_cast<int>(number & 255), static_cast<int>(number >> 8 & 255),
+            static_cast<int>(number >> 16 & 255), static_cast<int>(number >> 24)};
+  }
 };
 
 // Each returns null, or what was wrong in words (static storage).
-const char* sm90_gemm(const Gemm& gemm, const Plan& plan, int multiprocessors);
+using Sm90Gemm = const char*(const Gemm& gemm, const Plan& plan, int multiprocessors);
+Sm90Gemm sm90_f16_sparse_gemm, sm90_bf16_sparse_gemm, sm90_s8_sparse_gemm, sm90_e4m3_sparse_gemm;
+Sm90Gemm sm90_f16_dense_gemm, sm90_bf16_dense_gemm, sm90_s8_dense_gemm, sm90_e4m3_dense_gemm;
 const char* sm80_gemm(const Gemm& gemm, int multiprocessors);
 
 }  // namespace sparse24
