@@ -23,6 +23,15 @@ class Choice(NamedTuple):
 OURS = Choice("sparse24")
 
 
+class Rung(NamedTuple):
+    """What runs for up to `most` tokens, and the trials at `tokens` that say so."""
+
+    most: int
+    choice: Choice
+    tokens: int
+    trials: tuple
+
+
 # What follows the sums, as the op takes it: bias, residual, scale, the numbers of the type of the
 # result and of the activation, residual_scale, out_scale. A plain tuple, as each call makes one.
 Finish = tuple[Tensor | None, Tensor | None, Tensor | None, int, int, float, float]

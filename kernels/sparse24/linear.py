@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import candidates, reference
-from .candidates import OURS, Choice, Finish, signature
+from .candidates import Finish, Rung, signature
 from .gradients import DIFFERENTIABLE, Linear
 from .scales import Scales
 from .seam import ACTIVATIONS, OUTPUTS, TYPES, pitch
@@ -44,20 +44,20 @@ def linear(
     flat, finish = prepared(x, w, bias, activation, residual, out_dtype, scales)
     if torch.is_grad_enabled() and _wants_gradient(flat, finish):
         result = _differentiable(flat, w, finish)
-    elif w.choices:
-        choice = chosen(w, finish, flat.shape[0])
-        result = candidates.run(choice, flat, w, w.copies.get(choice.backend), finish)
+    elif w.tuned and (rung := chosen(w, finish, flat.shape[0])):
+        copy = w.copies.get(rung.choice.backend)
+        result = candidates.run(rung.choice, flat, w, copy, finish)
     else:
         result = candidates.ours(flat, w, finish)
     return result if x.dim() == 2 else result.view(x.shape[:-1] + (w.out_features,))
 
 
-def chosen(w: SparseWeight, finish: Finish, tokens: int) -> Choice:
-    """What runs for so many tokens: what was measured fastest, or the cost model's plan."""
-    for most, choice in w.choices.get(signature(finish), ()):
-        if tokens <= most:
-            return choice
-    return OURS
+def chosen(w: SparseWeight, finish: Finish, tokens: int) -> Rung | None:
+    """What was measured fastest for so many tokens; None if nothing was measured."""
+    for rung in w.tuned.get(signature(finish), ()):
+        if tokens <= rung.most:
+            return rung
+    return None
 
 
 def prepared(

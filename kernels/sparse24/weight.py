@@ -32,8 +32,8 @@ class SparseWeight:
         self.dtype = dtype
         self.sparse = sparse
         self.element = TYPES[dtype]
-        self.choices: dict[tuple, tuple] = {}  # of dispatch.tune: what runs, by number of tokens
-        self.copies: dict[str, Tensor] = {}  # by backend, only of those that `choices` names
+        self.tuned: dict[tuple, tuple] = {}  # of dispatch.tune: rungs, by kind of epilogue
+        self.copies: dict[str, Tensor] = {}  # by backend, only of those that a rung names
 
     @property
     def shape(self) -> torch.Size:
@@ -57,6 +57,10 @@ class SparseWeight:
         if packed is self.packed:
             return self
         return SparseWeight(packed, tuple(self.shape), self.dtype, self.sparse)
+
+    def clone(self) -> "SparseWeight":
+        """A copy, not tuned."""
+        return SparseWeight(self.packed.clone(), tuple(self.shape), self.dtype, self.sparse)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors alone, so that torch.save and safetensors take it: `packed` and `header`."""
