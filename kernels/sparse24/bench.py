@@ -93,24 +93,39 @@ def facts() -> dict[str, str | int]:
     return {
         "device": properties.name,
         "multiprocessors": properties.multi_processor_count,
-        "driver": _smi("driver_version"),
+        "driver": read("driver_version"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cusparselt": str(cusparselt),
-        "clock_max_mhz": _smi("clocks.max.sm"),
-        "power_limit_w": _smi("power.limit"),
+        "clock_max_mhz": read("clocks.max.sm"),
+        "power_limit_w": read("power.limit"),
     }
 
 
-def clocks(calls: Sequence[Call], seconds: float = 0.3) -> dict[str, str]:
-    """Clock (MHz) and power (W) while the calls run."""
+def read(field: str) -> str:
+    """A field of nvidia-smi about the current GPU, as in `clocks.sm`."""
+    line = [
+        "nvidia-smi",
+        f"--query-gpu={field}",
+        "--format=csv,noheader,nounits",
+        f"--id={torch.cuda.current_device()}",
+    ]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BenchError(f"nvidia-smi does not tell {field} ({error}); install it") from error
+    return done.stdout.strip()
+
+
+def under_load(calls: Sequence[Call], seconds: float = 0.4) -> dict[str, str]:
+    """Clock (MHz) and power (W) of the GPU while it replays the calls."""
     graph = captured(calls)
     graph.replay()
-    for _ in range(max(1, int(seconds / max(_elapsed(graph, 1), 1e-6)))):
+    for _ in range(int(seconds / max(_elapsed(graph, 1), 1e-6)) + 1):
         graph.replay()
-    read = {"clock_mhz": _smi("clocks.sm"), "power_w": _smi("power.draw")}
+    told = {"clock_mhz": read("clocks.sm"), "power_w": read("power.draw")}
     torch.cuda.synchronize()
-    return read
+    return told
 
 
 def has_cusparselt() -> bool:
@@ -133,17 +148,3 @@ def _elapsed(graph: torch.cuda.CUDAGraph, rounds: int) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1e3
-
-
-def _smi(field: str) -> str:
-    line = [
-        "nvidia-smi",
-        f"--query-gpu={field}",
-        "--format=csv,noheader,nounits",
-        f"--id={torch.cuda.current_device()}",
-    ]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BenchError(f"nvidia-smi does not tell {field} ({error}); install it") from error
-    return done.stdout.strip()
