@@ -2,7 +2,6 @@
 
 import ctypes
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -44,14 +43,6 @@ class Gemm(ctypes.Structure):
     ]
 
 
-@dataclass(frozen=True)
-class Order:
-    """How the emulator runs warps and when the copies of cp.async happen."""
-
-    copies_are_late: bool = False
-    last_warp_first: bool = False
-
-
 class Emulator:
     """The kernels' sources, compiled for the CPU."""
 
@@ -62,17 +53,24 @@ class Emulator:
 
     def gemm(
         self,
-        fields: Gemm,
-        order: Order = Order(),  # noqa: B008
+        readable: tuple[Tensor, Tensor],
+        copies_are_late: bool = False,
+        last_warp_first: bool = False,
         capability: int = 89,
         shared_limit: int = 163 * 1024,
-        readable: tuple[Tensor, ...] = (),
+        **fields: int | float | None,
     ) -> str | None:
-        """What sm80_gemm returned on one multiprocessor; None is success."""
+        """What sm80_gemm returned on one multiprocessor; None is success.
+
+        `readable` are the storages that cp.async may read; how the emulator orders copies and warps
+        is said in emulator/cuda.h.
+        """
         ends = [at for t in readable for at in (t.data_ptr(), t.data_ptr() + t.nbytes)]
         ranges = (ctypes.c_void_p * 4)(*ends)
-        self._library.emulator_set(*vars(order).values(), capability, shared_limit, ranges)
-        wrong = self._library.emulated_gemm(ctypes.byref(fields), 1)
+        self._library.emulator_set(
+            copies_are_late, last_warp_first, capability, shared_limit, ranges
+        )
+        wrong = self._library.emulated_gemm(ctypes.byref(Gemm(**fields)), 1)
         return wrong and wrong.decode()
 
     @property

@@ -10,8 +10,6 @@
 #include <cmath>
 #include <csetjmp>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <vector>
@@ -24,9 +22,13 @@ namespace emulator {
 
 using sparse24::shared;
 
+inline std::jmp_buf launching;
+inline const char* failure;
+
+// Leaves the kernel: its launch returns `what`.
 [[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "emulator: %s\n", what);
-  std::abort();
+  failure = what;
+  _longjmp(launching, 1);
 }
 
 struct Copy {
@@ -84,7 +86,7 @@ void collective(const char* operation, Slot& mine, Compute compute) {
   ++warp.generation;
 }
 
-void run_block(int block, int thread_count);
+void run_block(int block, int thread_count);  // emulated.cpp
 
 }  // namespace emulator
 
@@ -136,6 +138,7 @@ const char* launch(int64_t blocks, int thread_count, int shared_bytes, cudaStrea
   if (shared_bytes > emulator::settings.shared_limit) return "too much shared memory";
   emulator::body = [=] { kernel(arguments); };
   emulator::threads_of_last_launch = thread_count;
+  if (_setjmp(emulator::launching) != 0) return emulator::failure;
   for (int block = 0; block < blocks; ++block) {
     std::memset(emulator::shared, 0xff, sizeof(emulator::shared));
     emulator::run_block(block, thread_count);
