@@ -38,9 +38,9 @@ __device__ __forceinline__ void activate(float (&values)[kCount], Activation act
   }
 }
 
-// Gemm's `out_scale`, rounded half to even and clipped to [-127, 127]; NaN becomes -127.
-__device__ __forceinline__ int requantize(float value, float out_scale) {
-  return static_cast<int>(rintf(fminf(fmaxf(value * out_scale, -127.0f), 127.0f)));
+// Rounded half to even and clipped to [-127, 127]; NaN becomes -127.
+__device__ __forceinline__ int requantize(float value) {
+  return static_cast<int>(rintf(fminf(fmaxf(value, -127.0f), 127.0f)));
 }
 
 // One element of a float type, or of s8.
@@ -96,7 +96,7 @@ struct Epilogue {
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
     float value[1] = {fmaf(residual_scale, residual, fmaf(sum, scale, bias))};
     activate(value, activation);
-    return value[0];
+    return out_scale * value[0];
   }
 
   // Two values of a 16-bit out type in one word, the first one low; and a residual's back.
@@ -134,7 +134,7 @@ struct Epilogue {
   __device__ __forceinline__ uint32_t pack_bytes(const float* values) const {
     uint32_t word = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) word |= (requantize(values[i], out_scale) & 255) << 8 * i;
+    for (int i = 0; i < 4; ++i) word |= (requantize(values[i]) & 255) << 8 * i;
     return word;
   }
   __device__ __forceinline__ void unpack_bytes(uint32_t word, float* values) const {
@@ -187,7 +187,7 @@ struct Epilogue {
     switch (out_type) {
       case Type::f16: reinterpret_cast<__half*>(row)[feature] = __float2half_rn(value); break;
       case Type::bf16: reinterpret_cast<__nv_bfloat16*>(row)[feature] = __float2bfloat16_rn(value); break;
-      case Type::s8: reinterpret_cast<int8_t*>(row)[feature] = requantize(value, out_scale); break;
+      case Type::s8: reinterpret_cast<int8_t*>(row)[feature] = requantize(value); break;
       default: reinterpret_cast<float*>(row)[feature] = value;
     }
   }

@@ -25,8 +25,8 @@ struct Convolution {
   int groups;
 };
 
-// out = activation(scale * (x @ weight^T) + bias + residual_scale * residual), then times out_scale,
-// rounded half to even and clipped to [-127, 127] where out is s8. Sums are fp32, of s8 int32.
+// out = out_scale * activation(scale * (x @ weight^T) + bias + residual_scale * residual); where out
+// is s8, rounded half to even and clipped to [-127, 127]. Sums are fp32, of s8 int32.
 struct Gemm {
   int tokens, in_features, out_features;
   Type type;      // of x and weight: f16, bf16, s8, e4m3
