@@ -49,7 +49,7 @@ def linear(
         result = candidates.run(rung.choice, flat, w, copy, finish)
     else:
         result = candidates.ours(flat, w, finish)
-    return result if x.dim() == 2 else result.view(x.shape[:-1] + (w.out_features,))
+    return result if x.dim() == 2 else result.view(*x.shape[:-1], w.out_features)
 
 
 def chosen(w: SparseWeight, finish: Finish, tokens: int) -> Rung | None:
