@@ -33,7 +33,7 @@ class Case:
     plan: int = COST_MODEL
 
 
-def case(seed: int) -> Case:
+def case_of(seed: int) -> Case:
     """The case of a seed: sizes that are multiples of nothing, every type and every epilogue."""
     pick = random.Random(seed)
     dtype = pick.choice(ELEMENTS)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from . import build, layout, ops, reference
-from .cases import Case, case, operands, product, public_product
+from .cases import Case, case_of, operands, product, public_product
 from .seam import ACTIVATIONS, COST_MODEL, SM80, TYPES, Plan
 from .weight import SparseWeight
 
@@ -136,7 +136,7 @@ def sweep(
     """A row per pair of types, and a line per case that failed; `plans` are taken in turn."""
     cells, failed = defaultdict(list), []
     for seed in seeds:
-        drawn = case(seed)
+        drawn = case_of(seed)
         if plans:
             drawn = replace(drawn, plan=plans[seed % len(plans)])
         found = run(drawn, device)
