@@ -68,7 +68,7 @@ def pack(weight: Tensor, sparse: bool = True) -> Tensor:
         (0, k_blocks * block_k(weight.dtype) - columns, 0, row_blocks * BLOCK_ROWS - rows),
     )
     if not sparse:
-        return _swizzled(_blocks(bits, k_blocks, 8), dense=True).flatten(2)
+        return _swizzled(_blocks(bits, k_blocks, 8), dense=True).flatten(2).contiguous()
     groups = bits.unflatten(1, (-1, 4))
     nonzero = _magnitude(groups, weight.dtype) != 0
     nibbles = _nibbles(nonzero)
