@@ -122,7 +122,7 @@ def aligned(x: Tensor, columns: int) -> Tensor:
     wide = pitch(columns, flat.dtype)
     if wide == columns:
         return flat.new_empty(flat.shape).copy_(flat)
-    if size == 1:  # torch pads no float8
+    if size == 1:  # not every torch pads float8
         return pad(flat.view(torch.int8), (0, wide - columns)).view(flat.dtype)[:, :columns]
     return pad(flat, (0, wide - columns))[:, :columns]
 
