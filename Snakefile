@@ -35,7 +35,7 @@ wildcard_constraints:
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
     page="|".join(["report", *resolve.names("studies")]),
-    bench="gemm",
+    bench="gemm|throughput",
     seed=r"\d+",
 
 
@@ -205,7 +205,7 @@ rule bench_table:
     input:
         "results/{scale}/measurements/{bench}.json",
     output:
-        multiext("results/{scale}/tables/{bench}", ".csv", ".md", ".svg"),
+        multiext("results/{scale}/tables/{bench}", ".csv", ".md"),
     log:
         "logs/{scale}/bench_table_{bench}.log",
     localrule: True

@@ -42,7 +42,7 @@ MAY = {
         "training",
         "quant",
     },
-    "bench": {"provenance", "resolve"},
+    "bench": {"provenance", "record", "resolve"},
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself

@@ -1,8 +1,10 @@
-"""Speed of the kernels: shapes from experiments/bench, measured on a GPU, written as one file."""
+"""Speed of the kernels: measured on a GPU, each benchmark written as one file of JSON."""
 
+import json
 from pathlib import Path
 
 from workbench import provenance
+from workbench.record import write_text
 from workbench.resolve import EXPERIMENTS
 
 
@@ -14,3 +16,20 @@ def gemm(out: Path, only: list[str], dtypes: str) -> None:
     shapes = gemms.shapes_of(EXPERIMENTS / "bench" / "gemm.csv", only)
     told = gemms.sweep(shapes, tuple(dtypes.split(",")), out, provenance.git())
     print(f"{out}: {len(told['rows'])} rows")
+
+
+def throughput(out: Path) -> None:
+    """Measure the talk's table of tensor-core throughput; BenchError without a GPU."""
+    import torch
+
+    from sparse24 import bench, throughput
+
+    bench.require_gpu()
+    device = torch.device("cuda", torch.cuda.current_device())
+    told = {
+        "what": f"products of {throughput.SIDE}^3 by type, TFLOP/s of the dense-equivalent work",
+        "facts": bench.facts(),
+        "about": provenance.git(),
+        "rows": throughput.rows(device),
+    }
+    write_text(out, json.dumps(told, indent=1) + "\n")

@@ -10,6 +10,8 @@ from workbench import dag, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.sections import STAGES, Stage
 
+BENCHMARKS = ("gemm", "throughput")
+
 
 def main() -> None:
     """Run a subcommand, a stage in the server of WORKBENCH_SERVER where one answers."""
@@ -85,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
-    added.add_argument("what", choices=("gemm",))
-    added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
+    added.add_argument("what", choices=BENCHMARKS)
+    added.add_argument("--only", action="append", default=[], help="a group of GEMMs; repeatable")
     added.add_argument("--dtypes", default="float16,int8,float8_e4m3fn")
     added = command("bench-table", _bench_table, "the table and the plot of a benchmark")
-    added.add_argument("what", choices=("gemm",))
+    added.add_argument("what", choices=BENCHMARKS)
     added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
     added.add_argument("network")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
@@ -287,13 +289,16 @@ def _bench(arguments: argparse.Namespace) -> None:
     from workbench import bench
 
     out = Path(dag.RESULTS, arguments.scale, "measurements", f"{arguments.what}.json")
-    bench.gemm(out, arguments.only, arguments.dtypes)
+    if arguments.what == "gemm":
+        bench.gemm(out, arguments.only, arguments.dtypes)
+    else:
+        bench.throughput(out)
 
 
 def _bench_table(arguments: argparse.Namespace) -> None:
     from workbench import report
 
-    report.bench_table(arguments.scale)
+    report.bench_table(arguments.what, arguments.scale)
 
 
 def _calibrators(arguments: argparse.Namespace) -> None:

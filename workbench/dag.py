@@ -184,8 +184,9 @@ def study_params(wildcards: Any) -> str:
 
 
 def bench_params(wildcards: Any) -> str:
-    """For the bench rule's `params`: the shapes, so that editing them measures them."""
-    return (resolve.EXPERIMENTS / "bench" / f"{wildcards.bench}.csv").read_text()
+    """For the bench rule's `params`: the shapes, if it has some, so that an edit measures them."""
+    path = resolve.EXPERIMENTS / "bench" / f"{wildcards.bench}.csv"
+    return path.read_text() if path.exists() else ""
 
 
 def page_studies(config: Mapping[str, Any]) -> Callable[[Any], str]:

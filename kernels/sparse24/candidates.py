@@ -1,12 +1,12 @@
 """What can compute a product: our kernels by plan, cuSPARSELt by algorithm, the dense library."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear as dense_linear
-from torch.nn.functional import pad
 
 from . import ops, reference
 from .seam import COST_MODEL, DTYPES
@@ -21,6 +21,13 @@ class Choice(NamedTuple):
 
 
 OURS = Choice("sparse24")
+
+CUSPARSELT_OUTPUTS = {
+    torch.float16: (torch.float16,),
+    torch.bfloat16: (torch.bfloat16,),
+    torch.int8: (torch.float16, torch.bfloat16, torch.int32),
+    torch.float8_e4m3fn: (torch.float16, torch.bfloat16, torch.float32),
+}
 
 
 class Rung(NamedTuple):
@@ -88,12 +95,14 @@ def _dense(x: Tensor, weight: Tensor, finish: Finish) -> Tensor:
     out = DTYPES[out_type]
     if x.dtype == torch.int8:
         total = _padded(x, 8, 32, lambda t: torch._int_mm(t, weight.T))
-        return total if out == torch.int32 else _finished(total.float(), finish)
+        if out == torch.int32:
+            return total
+        total = total.float() if scale is None else total * scale  # one kernel either way
+        return _finished(total, (bias, residual, None, out_type, *numbers))
     if x.dtype == torch.float8_e4m3fn:
         if x.shape[1] % 16 or weight.shape[0] % 16:
             raise Unsupported(f"torch._scaled_mm takes multiples of 16, not {list(weight.shape)}")
-        one = torch.ones((), device=x.device)
-        wide = out if scale is None else torch.float32
+        one, wide = _one(x.device), out if scale is None else torch.float32
         return _finished(torch._scaled_mm(x, weight.T, one, one, out_dtype=wide), finish)
     if out == x.dtype and scale is None:
         within = None if bias is None else bias.to(out)
@@ -102,17 +111,24 @@ def _dense(x: Tensor, weight: Tensor, finish: Finish) -> Tensor:
     return _finished(torch.mm(x, weight.T, out_dtype=torch.float32), finish)
 
 
+@cache
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), device=device)
+
+
 def _cusparselt(x: Tensor, copy: Tensor, finish: Finish, algorithm: int) -> Tensor:
     bias, residual, scale, out_type, *numbers = finish
     out = DTYPES[out_type]
-    if out in (torch.float32, torch.int8):
-        raise Unsupported(f"cuSPARSELt's results are of 16 bits or int32 here, not {out}")
+    if out not in CUSPARSELT_OUTPUTS[x.dtype]:
+        raise Unsupported(f"cuSPARSELt gives no {out} of {x.dtype}, as torch calls it")
     within = bias if bias is not None and bias.dtype == out == x.dtype else None
     alpha = scale if x.dtype == torch.int8 and out != torch.int32 else None
+    named = None if out == x.dtype else out  # torch refuses even the same, of 16 bits
 
     def product(t: Tensor) -> Tensor:
-        extras = {"bias": within, "alpha": alpha, "out_dtype": out, "alg_id": algorithm}
-        return torch._cslt_sparse_mm(copy, t.T, transpose_result=True, **extras)
+        extras = {"bias": within, "alpha": alpha, "out_dtype": named, "alg_id": algorithm}
+        # it takes the rows as lying close, whatever the strides say
+        return torch._cslt_sparse_mm(copy, t.contiguous().T, transpose_result=True, **extras)
 
     step = 8 if x.dtype.itemsize == 2 else 16
     total = _padded(x, step, step, product)
@@ -124,9 +140,13 @@ def _cusparselt(x: Tensor, copy: Tensor, finish: Finish, algorithm: int) -> Tens
 
 def _padded(x: Tensor, step: int, least: int, product: Callable[[Tensor], Tensor]) -> Tensor:
     """The product of x with rows added to a multiple, and the result without them."""
-    tokens = x.shape[0]
-    missing = max(-(-tokens // step) * step, least) - tokens
-    return product(pad(x, (0, 0, 0, missing)))[:tokens] if missing else product(x)
+    tokens, columns = x.shape
+    rows = max(-(-tokens // step) * step, least)
+    if rows == tokens:
+        return product(x)
+    more = x.new_zeros(rows, columns)
+    more[:tokens] = x
+    return product(more)[:tokens]
 
 
 def _finished(total: Tensor, finish: Finish) -> Tensor:

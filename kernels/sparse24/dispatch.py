@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -86,21 +87,32 @@ def tune(
     """
     if timer is bench.graph_time:
         bench.require_gpu()
+    sizes = sorted(set(tokens))
+    if not sizes or sizes[0] < 1:
+        raise ValueError(f"tokens are {sizes}; give the numbers of rows to measure at, as [1, 256]")
     out = out_dtype or default_out(w.dtype, scales)
     epilogue = ACTIVATIONS[activation], bias, residual, scales is not None
-    store = store or measured(w.device)
-    measurements = []
-    for count in sorted(set(tokens)):
-        problem = Problem(
-            count, w.out_features, w.in_features, w.element, TYPES[out], *epilogue, w.sparse
-        )
-        found = store.get(problem)
-        if found is None:
-            found = trials(problem, w.device, timer)
-            store.add(problem, found)
-        measurements.append((count, tuple(trial for trial in found if trial.timing)))
+    with torch.cuda.device(w.device) if w.device_type == "cuda" else nullcontext():
+        store = store or measured(w.device)
+        measurements = [
+            (count, _found(store, w, count, TYPES[out], epilogue, timer)) for count in sizes
+        ]
     apply(w, (TYPES[out], *epilogue), measurements, dense)
     return w
+
+
+def _found(
+    store: Measured, w: SparseWeight, tokens: int, out_type: int, epilogue: tuple, timer: Timer
+) -> tuple[Trial, ...]:
+    """The timed trials of the file, or measured and written to it."""
+    problem = Problem(
+        tokens, w.out_features, w.in_features, w.element, out_type, *epilogue, w.sparse
+    )
+    found = store.get(problem)
+    if found is None:
+        found = trials(problem, w.device, timer)
+        store.add(problem, found)
+    return tuple(trial for trial in found if trial.timing)
 
 
 def apply(
@@ -146,6 +158,8 @@ def why(x: Tensor | Sequence[int], w: SparseWeight, *args: Any, **kwargs: Any) -
         return (
             f"{size}: reference (plain torch); the kernels are for compute capability 8.x and 9.0"
         )
+    if rung is None and w.backend != "sm90":
+        return f"{size}: {w.backend}; not measured: sparse24.tune(w, tokens=[{tokens}]) does"
     if rung is None:
         device = torch.cuda.get_device_properties(w.device)
         shape = tokens, w.in_features, w.out_features, w.element, w.sparse

@@ -49,7 +49,7 @@ def linear(
         result = candidates.run(rung.choice, flat, w, copy, finish)
     else:
         result = candidates.ours(flat, w, finish)
-    return result if x.dim() == 2 else result.view(x.shape[:-1] + (w.out_features,))
+    return result if x.dim() == 2 else result.view(*x.shape[:-1], w.out_features)
 
 
 def chosen(w: SparseWeight, finish: Finish, tokens: int) -> Rung | None:
@@ -122,7 +122,7 @@ def aligned(x: Tensor, columns: int) -> Tensor:
     wide = pitch(columns, flat.dtype)
     if wide == columns:
         return flat.new_empty(flat.shape).copy_(flat)
-    if size == 1:  # torch pads no float8
+    if size == 1:  # not every torch pads float8
         return pad(flat.view(torch.int8), (0, wide - columns)).view(flat.dtype)[:, :columns]
     return pad(flat, (0, wide - columns))[:, :columns]
 

@@ -140,6 +140,12 @@ def test_without_a_gpu_measuring_is_a_named_error(dense) -> None:
         sparse24.tune(sparse24.pack(dense))
 
 
+@pytest.mark.parametrize("tokens", [[], [0, 16]])
+def test_sizes_to_measure_at_are_needed(dense, store, tokens) -> None:
+    with pytest.raises(ValueError, match="give the numbers of rows"):
+        dispatch.tune(sparse24.pack(dense), tokens, timer=Clock(crossing), store=store)
+
+
 def test_a_tuned_weight_compiles_whole(dense, store) -> None:
     torch.compiler.reset()
     w = sparse24.pack(dense)

@@ -52,7 +52,7 @@ def test_the_table_has_the_columns_and_compares_with_the_best_dense(root) -> Non
 
 
 def test_csv_markdown_and_plot_are_written_and_a_missing_time_is_a_dash(root) -> None:
-    bench_table("lite", root)
+    bench_table("gemm", "lite", root)
     folder = root / "lite" / "tables"
     assert folder.joinpath("gemm.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
     lines = folder.joinpath("gemm.md").read_text().splitlines()
@@ -65,3 +65,19 @@ def test_csv_markdown_and_plot_are_written_and_a_missing_time_is_a_dash(root) ->
 def test_without_measurements_the_table_says_what_to_run(tmp_path) -> None:
     with pytest.raises(RecordError, match="run `workbench bench gemm` on a GPU"):
         gemm_table(tmp_path)
+
+
+def test_throughput_stands_beside_the_talks_multiples_of_fp32(tmp_path) -> None:
+    rows = [
+        {"input_operands": "FP32", "accumulator": "FP32", "dense_tops": 50.0, "sparse_tops": None},
+        {"input_operands": "INT8", "accumulator": "INT32", "dense_tops": 900.0, "sparse_tops": 2e3},
+    ]
+    folder = tmp_path / "lite" / "measurements"
+    folder.mkdir(parents=True)
+    told = {"what": "products", "facts": {"device": "Card"}, "rows": rows}
+    (folder / "throughput.json").write_text(json.dumps(told))
+    bench_table("throughput", "lite", tmp_path)
+    lines = (tmp_path / "lite" / "tables" / "throughput.md").read_text().splitlines()
+    # 900 / 50 and 2000 / 50; 32X and 64X are the talk's
+    assert "| INT8 | INT32 | 900 | 18.0 | 2000 | 40.0 | 32X | 64X |" in lines
+    assert "| FP32 | FP32 | 50 | 1.0 | – | – | – | – |" in lines

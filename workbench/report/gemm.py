@@ -30,7 +30,7 @@ def gemm_table(measurements: Path) -> Table:
 
     Dense is the fastest of the libraries and of our kernel's dense mode; ours the best plan.
     """
-    told, ceilings = (_read(measurements / f"{name}.json") for name in ("gemm", "wgmma_ceiling"))
+    told, ceilings = (measurement(measurements, name) for name in ("gemm", "wgmma_ceiling"))
     talk = _talk()
     best = {row["dtype"]: 0.0 for row in ceilings["rows"]}
     for row in ceilings["rows"]:
@@ -119,7 +119,9 @@ def _talk() -> dict[tuple[int, int, int], float]:
         }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def measurement(folder: Path, name: str) -> dict[str, Any]:
+    """What a benchmark wrote; RecordError if it has not run."""
+    path = folder / f"{name}.json"
     if not path.exists():
-        raise RecordError(f"{path}: no such measurement; run `workbench bench gemm` on a GPU")
+        raise RecordError(f"{path}: no such measurement; run `workbench bench {name}` on a GPU")
     return json.loads(path.read_text())

@@ -8,6 +8,7 @@ from workbench import dag, resolve
 from workbench.record import RecordError, write_text
 from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.tables import Table, Text, study_table
+from workbench.report.throughput import throughput_table
 
 RESULTS = Path(dag.RESULTS)
 README = resolve.ROOT / "README.md"
@@ -23,13 +24,15 @@ def table(
     write_text(folder / f"{study}.md", markdown(made))
 
 
-def bench_table(scale: str, root: Path = RESULTS) -> None:
-    """Write the table of the GEMM benchmark, `tables/gemm.csv` and `.md`, and its plot, `.svg`."""
-    made = gemm_table(root / scale / "measurements")
+def bench_table(name: str, scale: str, root: Path = RESULTS) -> None:
+    """Write the table of a benchmark, `tables/{name}.csv` and `.md`, and of gemm its plot."""
+    make = {"gemm": gemm_table, "throughput": throughput_table}[name]
+    made = make(root / scale / "measurements")
     folder = root / scale / "tables"
-    write_text(folder / "gemm.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
-    write_text(folder / "gemm.md", markdown(made))
-    gemm_plot(made.numbers, folder / "gemm.svg")
+    write_text(folder / f"{name}.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / f"{name}.md", markdown(made))
+    if name == "gemm":
+        gemm_plot(made.numbers, folder / "gemm.svg")
 
 
 def readme_block(scale: str, study: str, root: Path = RESULTS, readme: Path = README) -> None:
