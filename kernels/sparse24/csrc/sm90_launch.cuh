@@ -1,6 +1,7 @@
 // Host side of the Hopper kernel: check, encode the tensor maps, launch one tile's instance.
 #pragma once
 #include "config.h"
+#include "launch.h"
 #include "sm90_gemm.cuh"
 #include "tensor_map.h"
 
@@ -73,25 +74,11 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   }
   if (wrong != nullptr) return wrong;
 
-  const auto kernel = sm90_gemm_kernel<Shape>;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
-  if (allowed != cudaSuccess) return cudaGetErrorString(allowed);
   const int clusters = multiprocessors / blocks;
   const int tiles = arguments.tiles_m * arguments.tiles_n;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((tiles < clusters ? tiles : clusters) * blocks);
-  config.blockDim = dim3(Shape::kThreads);
-  config.dynamicSmemBytes = Shape::kSharedBytes;
-  config.stream = gemm.stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  const cudaError_t launched =
-      cudaLaunchKernelEx(&config, kernel, x_map, out_map, residual_map, arguments);
-  return launched == cudaSuccess ? nullptr : cudaGetErrorString(launched);
+  return launch_clusters<&sm90_gemm_kernel<Shape>>((tiles < clusters ? tiles : clusters) * blocks, blocks,
+                                                   Shape::kThreads, Shape::kSharedBytes, gemm.stream, x_map,
+                                                   out_map, residual_map, arguments);
 }
 
 // Every tile of one type, chosen by its index in kTiles.
