@@ -82,6 +82,12 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
   const uint32_t my_weight = weight_at + warpgroup * Shape::kRowSteps * Shape::kBlockBytes;
   const Epilogue& epilogue = arguments.epilogue;
   const bool has_residual = epilogue.has_residual() && arguments.stores_by_copy_engine;
+  // The second warpgroup starts two stages behind the first and stays there, so that one multiplies
+  // while the other stores its tile.
+  constexpr int kBehind = 2;
+  if (warpgroup == 1 && Shape::kStages > kBehind && arguments.k_blocks > kBehind) {
+    mbarrier_wait(full + 8 * kBehind, 0);
+  }
   uint32_t residual_phase = 0;
   Ring<Shape::kStages> ring;
   for (; !schedule.done(); schedule.next()) {
