@@ -28,6 +28,13 @@ _LINEAR = (
 )
 _library.define("linear" + _LINEAR)
 _library.define("linear_reference" + _LINEAR)
+_library.define(
+    "convolve(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, Tensor? scale, "
+    "int out_features, int kernel_height, int kernel_width, int stride_height, int stride_width, "
+    "int padding_height, int padding_width, int dilation_height, int dilation_width, int groups, "
+    "int element, int out_type, int activation, float residual_scale, float out_scale, "
+    "bool sparse, int plan) -> Tensor"
+)
 _library.define("pack(Tensor weight, bool sparse) -> Tensor")
 _library.define("pack_raw(Tensor weight, Tensor(a!) packed, Tensor(b!) bad, bool sparse) -> ()")
 _library.define("unpack(Tensor packed, int rows, int columns, int element, bool sparse) -> Tensor")

@@ -14,11 +14,11 @@ struct Tile {
 constexpr Tile kTiles[] = {
     {2, 2, 128},  // 256 x 128
     {2, 1, 256},  // 128 x 256
-    {2, 1, 192},  // 128 x 192
     {2, 1, 128},  // 128 x 128
     {2, 1, 64},   // 128 x 64
     {1, 1, 64},   // 64 x 64
     {1, 1, 16},   // 64 x 16
+    {1, 1, 128},  // 64 x 128, of grouped convolutions
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 

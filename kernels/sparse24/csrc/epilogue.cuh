@@ -38,9 +38,9 @@ __device__ __forceinline__ void activate(float (&values)[kCount], Activation act
   }
 }
 
-// Gemm's `out_scale`, rounded half to even and clipped to [-127, 127]; NaN becomes -127.
-__device__ __forceinline__ int requantize(float value, float out_scale) {
-  return static_cast<int>(rintf(fminf(fmaxf(value * out_scale, -127.0f), 127.0f)));
+// Rounded half to even and clipped to [-127, 127]; NaN becomes -127.
+__device__ __forceinline__ int requantize(float value) {
+  return static_cast<int>(rintf(fminf(fmaxf(value, -127.0f), 127.0f)));
 }
 
 // One element of a float type, or of s8.
@@ -93,26 +93,27 @@ struct Epilogue {
     return load_as_float(static_cast<const char*>(residual) + token * residual_pitch, out_type, feature);
   }
   // Contracted by hand, so that every kernel rounds alike.
-  __device__ __forceinline__ float linear(float sum, float scale, float bias, float residual) const {
-    return fmaf(residual_scale, residual, fmaf(sum, scale, bias));
-  }
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
-    float value[1] = {linear(sum, scale, bias, residual)};
+    float value[1] = {fmaf(residual_scale, residual, fmaf(sum, scale, bias))};
     activate(value, activation);
-    return value[0];
+    return out_scale * value[0];
   }
 
   // Two values of a 16-bit out type in one word, the first one low; and a residual's back.
-  __device__ __forceinline__ uint32_t pack_pair(const float* values) const {
+  static __device__ __forceinline__ uint32_t pack_bf16(const float* values) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
     uint32_t word;
-    if (out_type == Type::bf16) {
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
-      memcpy(&word, &pair, 4);
-    } else {
-      const __half2 pair = __floats2half2_rn(values[0], values[1]);
-      memcpy(&word, &pair, 4);
-    }
+    memcpy(&word, &pair, 4);
     return word;
+  }
+  static __device__ __forceinline__ uint32_t pack_f16(const float* values) {
+    const __half2 pair = __floats2half2_rn(values[0], values[1]);
+    uint32_t word;
+    memcpy(&word, &pair, 4);
+    return word;
+  }
+  __device__ __forceinline__ uint32_t pack_pair(const float* values) const {
+    return out_type == Type::bf16 ? pack_bf16(values) : pack_f16(values);
   }
   __device__ __forceinline__ void unpack_pair(uint32_t word, float* values) const {
     float2 pair;
@@ -133,12 +134,45 @@ struct Epilogue {
   __device__ __forceinline__ uint32_t pack_bytes(const float* values) const {
     uint32_t word = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) word |= (requantize(values[i], out_scale) & 255) << 8 * i;
+    for (int i = 0; i < 4; ++i) word |= (requantize(values[i]) & 255) << 8 * i;
     return word;
   }
   __device__ __forceinline__ void unpack_bytes(uint32_t word, float* values) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) values[i] = static_cast<float>(static_cast<int8_t>(word >> 8 * i));
+  }
+
+  // Many values, of a 2-byte out type in pairs or of s8 in fours, with one branch for all of them.
+  template <int kOutSize, int kCount, int kWords>
+  __device__ __forceinline__ void pack(const float (&values)[kCount], uint32_t (&words)[kWords]) const {
+    static_assert(kWords * 4 == kCount * kOutSize, "every value has its place");
+    if constexpr (kOutSize == 1) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = pack_bytes(&values[4 * i]);
+    } else if (out_type == Type::bf16) {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = pack_bf16(&values[2 * i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = pack_f16(&values[2 * i]);
+    }
+  }
+  template <int kOutSize, int kCount, int kWords>
+  __device__ __forceinline__ void add_residual(float (&values)[kCount], const uint32_t (&words)[kWords]) const {
+    constexpr int kEach = kCount / kWords;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      float residual[kEach];
+      if constexpr (kOutSize == 1) {
+        unpack_bytes(words[i], residual);
+      } else {
+        unpack_pair(words[i], residual);
+      }
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) {
+        values[kEach * i + j] = fmaf(residual_scale, residual[j], values[kEach * i + j]);
+      }
+    }
   }
 
   // One finished sum (float, or int of s8) to its place in out. s32 takes the bare sum.
@@ -153,7 +187,7 @@ struct Epilogue {
     switch (out_type) {
       case Type::f16: reinterpret_cast<__half*>(row)[feature] = __float2half_rn(value); break;
       case Type::bf16: reinterpret_cast<__nv_bfloat16*>(row)[feature] = __float2bfloat16_rn(value); break;
-      case Type::s8: reinterpret_cast<int8_t*>(row)[feature] = requantize(value, out_scale); break;
+      case Type::s8: reinterpret_cast<int8_t*>(row)[feature] = requantize(value); break;
       default: reinterpret_cast<float*>(row)[feature] = value;
     }
   }

@@ -14,8 +14,19 @@ SPARSE24_BOTH constexpr int size_of(Type type) {
   return type == Type::f16 || type == Type::bf16 ? 2 : type == Type::f32 || type == Type::s32 ? 4 : 1;
 }
 
-// out = activation(scale * (x @ weight^T) + bias + residual_scale * residual), then times out_scale,
-// rounded half to even and clipped to [-127, 127] where out is s8. Sums are fp32, of s8 int32.
+// What makes a Gemm a convolution: x is [batch, height, width, channels], its channels contiguous
+// and pixels `x_pitch` bytes apart; token (n * out_height + p) * out_width + q is one output pixel.
+// The weight's columns are (r, s, c) with a group's channels padded to whole blocks of K for every
+// (r, s). Groups that are narrower than a block are laid side by side, zeros elsewhere, beforehand.
+struct Convolution {
+  int batch, height, width, channels, out_height, out_width;
+  int kernel_height, kernel_width, stride_height, stride_width;
+  int padding_height, padding_width, dilation_height, dilation_width;
+  int groups;
+};
+
+// out = out_scale * activation(scale * (x @ weight^T) + bias + residual_scale * residual); where out
+// is s8, rounded half to even and clipped to [-127, 127]. Sums are fp32, of s8 int32.
 struct Gemm {
   int tokens, in_features, out_features;
   Type type;      // of x and weight: f16, bf16, s8, e4m3
@@ -34,6 +45,7 @@ struct Gemm {
   float residual_scale;
   float out_scale;
   Activation activation;
+  const Convolution* convolution = nullptr;  // null: a plain product
   cudaStream_t stream;
 };
 

@@ -108,48 +108,107 @@ const char* sm90(const Gemm& gemm, const Plan& plan, int multiprocessors) {
 #undef S24_CASE
 }
 
-Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
-              std::optional<Tensor> scale, int64_t out_features, int64_t in_features, int64_t element,
-              int64_t out_type, int64_t activation, double residual_scale, double out_scale, bool sparse,
-              int64_t plan) {
+// The epilogue's side of a Gemm, from an op's arguments.
+Gemm gemm_of(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias,
+             const std::optional<Tensor>& residual, const std::optional<Tensor>& scale,
+             int64_t out_features, int64_t element, int64_t out_type, int64_t activation,
+             double residual_scale, double out_scale, bool sparse) {
   STD_TORCH_CHECK(packed.is_contiguous() && packed.get_device_index() == x.get_device_index(),
                   "sparse24: the packed weight must be contiguous and on the device of x");
-  const int index = x.get_device_index();
-  const OnDevice guard(index);
-  const Device& device = device_of(index);
   Gemm gemm;
-  gemm.tokens = static_cast<int>(x.size(0));
-  gemm.in_features = static_cast<int>(in_features);
   gemm.out_features = static_cast<int>(out_features);
   gemm.type = static_cast<Type>(element);
   gemm.out_type = static_cast<Type>(out_type);
   gemm.sparse = sparse;
   gemm.x = x.data_ptr();
-  gemm.x_pitch = x.stride(0) * size_of(gemm.type);
   gemm.weight = packed.data_ptr();
-  const int out_size = size_of(gemm.out_type), step = 16 / out_size;
-  const int64_t pitch = (out_features + step - 1) / step * step;
-  Tensor out = empty_rows(gemm.tokens, out_features, pitch, gemm.out_type, index);
-  if (gemm.tokens == 0) return out;
-  gemm.out = out.data_ptr();
-  gemm.out_pitch = pitch * out_size;
   gemm.scale = scale ? static_cast<const float*>(scale->data_ptr()) : nullptr;
   gemm.bias = bias ? bias->data_ptr() : nullptr;
   gemm.bias_type = bias ? type_of(*bias) : Type::f32;
   gemm.residual = residual ? residual->data_ptr() : nullptr;
-  gemm.residual_pitch = residual ? residual->stride(0) * out_size : 0;
   gemm.residual_scale = static_cast<float>(residual_scale);
   gemm.out_scale = static_cast<float>(out_scale);
   gemm.activation = static_cast<Activation>(activation);
+  return gemm;
+}
+
+// The result's rows lie a multiple of 16 bytes apart (seam.py's pitch), so that they can be stored
+// by the copy engine and read by the next product.
+Tensor empty_result(Gemm& gemm, int device) {
+  const int size = size_of(gemm.out_type), step = 16 / size;
+  const int64_t pitch = (gemm.out_features + step - 1) / step * step;
+  gemm.out_pitch = pitch * size;
+  Tensor out = empty_rows(gemm.tokens, gemm.out_features, pitch, gemm.out_type, device);
+  gemm.out = out.data_ptr();
+  return out;
+}
+
+void launch(Gemm& gemm, int64_t plan, int index) {
+  if (gemm.tokens == 0) return;
+  const Device& device = device_of(index);
   gemm.stream = current_stream(index);
   if (plan == kPlanSm80 || device.major != 9) {
     check(sm80_gemm(gemm, device.multiprocessors));
-    return out;
+    return;
   }
   const Plan chosen = plan < 0 ? choose_plan(gemm.tokens, gemm.in_features, gemm.out_features,
-                                             size_of(gemm.type), sparse, device.multiprocessors)
+                                             size_of(gemm.type), gemm.sparse, device.multiprocessors)
                                : Plan::of(plan);
   check(sm90(gemm, chosen, device.multiprocessors));
+}
+
+Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
+              std::optional<Tensor> scale, int64_t out_features, int64_t in_features, int64_t element,
+              int64_t out_type, int64_t activation, double residual_scale, double out_scale, bool sparse,
+              int64_t plan) {
+  const int index = x.get_device_index();
+  const OnDevice guard(index);
+  Gemm gemm = gemm_of(x, packed, bias, residual, scale, out_features, element, out_type, activation,
+                      residual_scale, out_scale, sparse);
+  gemm.tokens = static_cast<int>(x.size(0));
+  gemm.in_features = static_cast<int>(in_features);
+  gemm.x_pitch = x.stride(0) * size_of(gemm.type);
+  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  Tensor out = empty_result(gemm, index);
+  launch(gemm, plan, index);
+  return out;
+}
+
+// x [batch, height, width, channels], whole; the result is [batch * out_height * out_width, out].
+Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
+                std::optional<Tensor> scale, int64_t out_features, int64_t kernel_height,
+                int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
+                int64_t padding_width, int64_t dilation_height, int64_t dilation_width, int64_t groups,
+                int64_t element, int64_t out_type, int64_t activation, double residual_scale,
+                double out_scale, bool sparse, int64_t plan) {
+  const int index = x.get_device_index();
+  const OnDevice guard(index);
+  Gemm gemm = gemm_of(x, packed, bias, residual, scale, out_features, element, out_type, activation,
+                      residual_scale, out_scale, sparse);
+  Convolution c;
+  c.batch = static_cast<int>(x.size(0));
+  c.height = static_cast<int>(x.size(1));
+  c.width = static_cast<int>(x.size(2));
+  c.channels = static_cast<int>(x.size(3));
+  c.kernel_height = static_cast<int>(kernel_height);
+  c.kernel_width = static_cast<int>(kernel_width);
+  c.stride_height = static_cast<int>(stride_height);
+  c.stride_width = static_cast<int>(stride_width);
+  c.padding_height = static_cast<int>(padding_height);
+  c.padding_width = static_cast<int>(padding_width);
+  c.dilation_height = static_cast<int>(dilation_height);
+  c.dilation_width = static_cast<int>(dilation_width);
+  c.groups = static_cast<int>(groups);
+  c.out_height = (c.height + 2 * c.padding_height - c.dilation_height * (c.kernel_height - 1) - 1) / c.stride_height + 1;
+  c.out_width = (c.width + 2 * c.padding_width - c.dilation_width * (c.kernel_width - 1) - 1) / c.stride_width + 1;
+  const int columns = block_k(size_of(gemm.type));
+  gemm.tokens = c.batch * c.out_height * c.out_width;
+  gemm.in_features = c.kernel_height * c.kernel_width * ceil_div(c.channels / c.groups, columns) * columns;
+  gemm.x_pitch = c.channels * size_of(gemm.type);
+  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  gemm.convolution = &c;
+  Tensor out = empty_result(gemm, index);
+  launch(gemm, plan, index);
   return out;
 }
 
@@ -188,6 +247,7 @@ double predict(int64_t number, int64_t tokens, int64_t in_features, int64_t out_
 
 STABLE_TORCH_LIBRARY_IMPL(sparse24, CUDA, library) {
   library.impl("linear", TORCH_BOX(&linear));
+  library.impl("convolve", TORCH_BOX(&convolve));
   library.impl("pack_raw", TORCH_BOX(&pack_raw));
   library.impl("unpack", TORCH_BOX(&unpack_));
 }

@@ -85,6 +85,25 @@ __device__ __forceinline__ void copy_tensor_2d_multicast(uint32_t to, const CUte
       "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
       : "memory");
 }
+// Pixels from (w, h, n) on, `offsets` = (s, r) of the kernel from there, channels from c on.
+__device__ __forceinline__ void copy_tensor_im2col(uint32_t to, const CUtensorMap* map, int c, int w,
+                                                   int h, int n, uint16_t s, uint16_t r,
+                                                   uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};" ::"r"(to),
+      "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier), "h"(s), "h"(r)
+      : "memory");
+}
+__device__ __forceinline__ void copy_tensor_im2col_multicast(uint32_t to, const CUtensorMap* map, int c,
+                                                             int w, int h, int n, uint16_t s, uint16_t r,
+                                                             uint32_t barrier, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}, %9;" ::"r"(to),
+      "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier), "h"(s), "h"(r), "h"(mask)
+      : "memory");
+}
 __device__ __forceinline__ void store_tensor_2d(const CUtensorMap* map, uint32_t from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
                "r"(x), "r"(y), "r"(from)
@@ -129,26 +148,25 @@ __device__ __forceinline__ void setmaxnreg_decrease() {
 }
 
 // 8x8 matrices of 16-bit elements, transposed on their way -----------------------------------------
-__device__ __forceinline__ void stmatrix_x4_trans(uint32_t to, uint32_t a, uint32_t b, uint32_t c,
-                                                  uint32_t d) {
+__device__ __forceinline__ void stmatrix_trans(uint32_t to, const uint32_t (&words)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
-               "r"(a), "r"(b), "r"(c), "r"(d)
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
 }
-__device__ __forceinline__ void stmatrix_x2_trans(uint32_t to, uint32_t a, uint32_t b) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(a),
-               "r"(b)
+__device__ __forceinline__ void stmatrix_trans(uint32_t to, const uint32_t (&words)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to),
+               "r"(words[0]), "r"(words[1])
                : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t from, uint32_t (&out)[4]) {
+__device__ __forceinline__ void ldmatrix_trans(uint32_t from, uint32_t (&words)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(from)
                : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t from, uint32_t (&out)[2]) {
+__device__ __forceinline__ void ldmatrix_trans(uint32_t from, uint32_t (&words)[2]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(out[0]), "=r"(out[1])
+               : "=r"(words[0]), "=r"(words[1])
                : "r"(from)
                : "memory");
 }

@@ -1,5 +1,6 @@
 // Host side of the Hopper kernel: check, encode the tensor maps, launch one tile's instance.
 #pragma once
+#include "config.h"
 #include "sm90_gemm.cuh"
 #include "tensor_map.h"
 
@@ -42,15 +43,32 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
       out_size <= 2 && copy_engine_takes(gemm.out, gemm.out_pitch) &&
       (gemm.residual == nullptr || copy_engine_takes(gemm.residual, gemm.residual_pitch));
 
+  arguments.is_convolution = gemm.convolution != nullptr;
+  if (arguments.is_convolution) {
+    const Convolution& c = *gemm.convolution;
+    arguments.convolution = c;
+    arguments.group_features = gemm.out_features / c.groups;
+    arguments.group_channels = c.channels / c.groups;
+    arguments.channel_blocks = ceil_div(arguments.group_channels, block_k(size));
+    if (c.groups > 1 && arguments.group_features % (Shape::kRows * plan.cluster_m) != 0) {
+      return "a tile (times its cluster) may not reach over the features of one group";
+    }
+  }
+
   CUtensorMap x_map, out_map = {}, residual_map = {};
-  const char* wrong = encode_rows(&x_map, map_type(gemm.type), size, gemm.x, gemm.tokens, gemm.in_features,
-                                  gemm.x_pitch, Shape::kTokens / plan.cluster_m, block_k(size));
+  const int x_rows = Shape::kTokens / plan.cluster_m;
+  const char* wrong =
+      arguments.is_convolution
+          ? encode_pixels(&x_map, map_type(gemm.type), size, gemm.x, *gemm.convolution, gemm.x_pitch,
+                          x_rows, block_k(size))
+          : encode_rows(&x_map, map_type(gemm.type), size, gemm.x, gemm.tokens, gemm.in_features,
+                        gemm.x_pitch, x_rows, block_k(size));
   if (wrong == nullptr && arguments.stores_by_copy_engine) {
     wrong = encode_rows(&out_map, map_type(gemm.out_type), out_size, gemm.out, gemm.tokens,
-                        gemm.out_features, gemm.out_pitch, Shape::kChunk, 64);
+                        gemm.out_features, gemm.out_pitch, Shape::kTokens, 64);
     if (wrong == nullptr && gemm.residual != nullptr) {
       wrong = encode_rows(&residual_map, map_type(gemm.out_type), out_size, gemm.residual, gemm.tokens,
-                          gemm.out_features, gemm.residual_pitch, Shape::kChunk, 64);
+                          gemm.out_features, gemm.residual_pitch, Shape::kTokens, 64);
     }
   }
   if (wrong != nullptr) return wrong;
