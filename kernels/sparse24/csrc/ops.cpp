@@ -132,6 +132,11 @@ Gemm gemm_of(const Tensor& x, const Tensor& packed, const std::optional<Tensor>&
   return gemm;
 }
 
+// Bytes between rows; those of a single row are free, and the copy engine takes multiples of 16.
+int64_t pitch_of(const Tensor& rows, int size) {
+  return rows.size(0) == 1 ? (rows.size(1) * size + 15) / 16 * 16 : rows.stride(0) * size;
+}
+
 // The result's rows lie a multiple of 16 bytes apart (seam.py's pitch), so that they can be stored
 // by the copy engine and read by the next product.
 Tensor empty_result(Gemm& gemm, int device) {
@@ -152,7 +157,8 @@ void launch(Gemm& gemm, int64_t plan, int index) {
     return;
   }
   const Plan chosen = plan < 0 ? choose_plan(gemm.tokens, gemm.in_features, gemm.out_features,
-                                             size_of(gemm.type), gemm.sparse, device.multiprocessors)
+                                             size_of(gemm.type), gemm.sparse, device.multiprocessors,
+                                             gemm.convolution)
                                : Plan::of(plan);
   check(sm90(gemm, chosen, device.multiprocessors));
 }
@@ -167,8 +173,8 @@ Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional
                       residual_scale, out_scale, sparse);
   gemm.tokens = static_cast<int>(x.size(0));
   gemm.in_features = static_cast<int>(in_features);
-  gemm.x_pitch = x.stride(0) * size_of(gemm.type);
-  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  gemm.x_pitch = pitch_of(x, size_of(gemm.type));
+  gemm.residual_pitch = residual ? pitch_of(*residual, size_of(gemm.out_type)) : 0;
   Tensor out = empty_result(gemm, index);
   launch(gemm, plan, index);
   return out;
@@ -205,7 +211,7 @@ Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::option
   gemm.tokens = c.batch * c.out_height * c.out_width;
   gemm.in_features = c.kernel_height * c.kernel_width * ceil_div(c.channels / c.groups, columns) * columns;
   gemm.x_pitch = c.channels * size_of(gemm.type);
-  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  gemm.residual_pitch = residual ? pitch_of(*residual, size_of(gemm.out_type)) : 0;
   gemm.convolution = &c;
   Tensor out = empty_result(gemm, index);
   launch(gemm, plan, index);

@@ -82,12 +82,6 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
   const uint32_t my_weight = weight_at + warpgroup * Shape::kRowSteps * Shape::kBlockBytes;
   const Epilogue& epilogue = arguments.epilogue;
   const bool has_residual = epilogue.has_residual() && arguments.stores_by_copy_engine;
-  // The second warpgroup starts two stages behind the first and stays there, so that one multiplies
-  // while the other stores its tile.
-  constexpr int kBehind = 2;
-  if (warpgroup == 1 && Shape::kStages > kBehind && arguments.k_blocks > kBehind) {
-    mbarrier_wait(full + 8 * kBehind, 0);
-  }
   uint32_t residual_phase = 0;
   Ring<Shape::kStages> ring;
   for (; !schedule.done(); schedule.next()) {
@@ -168,18 +162,20 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   __syncthreads();
   if (blocks > 1) cluster_sync();
+  wait_for_kernel_before();
+  let_next_kernel_start();
 
   const Schedule schedule{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
                           arguments.tiles_m, arguments.tiles_n, arguments.raster};
   const int role = threadIdx.x / 128;
   if (role == 0) {
-    setmaxnreg_decrease<56>();
+    setmaxnreg_decrease<40>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
       sm90_produce<Shape>(x_map, arguments, schedule, x_at, weight_at, full, empty, rank_m, rank_n);
     }
     __syncwarp();
   } else {
-    setmaxnreg_increase<224>();
+    setmaxnreg_increase<232>();
     const int warpgroup = role - 1;
     const uint32_t staging = staging_at + warpgroup * Shape::kStagingBytes;
     sm90_consume<Shape>(out_map, residual_map, arguments, schedule, x_at, weight_at,
