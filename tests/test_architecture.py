@@ -42,11 +42,13 @@ MAY = {
         "training",
         "quant",
     },
+    "bench": {"provenance", "resolve"},
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
     "report": {"dag", "record", "resolve", "sections", "spec", "training"},
     "cli": {
+        "bench",
         "dag",
         "data",
         "inventory",
@@ -138,8 +140,16 @@ SPARSE24 = sorted((ROOT / "kernels" / "sparse24").glob("*.py"))
 
 def test_sparse24_stands_on_torch_alone() -> None:
     for path in SPARSE24:
-        roots = {(name or "").split(".")[0] for name in imports(path)}
+        roots = _roots(path)
         assert not roots & {"workbench", "numpy", "pandas", "transformers", "torchvision"}, path
+
+
+def test_the_workbench_uses_sparse24_in_its_benchmark_alone() -> None:
+    assert {part_of(path) for path in FILES if _roots(path) & {"sparse24"}} == {"bench"}
+
+
+def _roots(path: Path) -> set[str]:
+    return {(name or "").split(".")[0] for name in imports(path)}
 
 
 def test_kernels_is_not_an_importable_package() -> None:

@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seeds", default="")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
+    added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
+    added.add_argument("what", choices=("gemm",))
+    added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
+    added.add_argument("--dtypes", default="float16,int8,float8_e4m3fn")
+    added = command("bench-table", _bench_table, "the table and the plot of a benchmark")
+    added.add_argument("what", choices=("gemm",))
     added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
     added.add_argument("network")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
@@ -108,12 +114,16 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         "table",
         "report",
+        "bench",
+        "bench-table",
         "calibrators",
         "onnx",
     ):
         commands.choices[name].add_argument(
             "--scale",
-            default="full" if name in ("show", "explain") else "smoke",
+            default={"show": "full", "explain": "full", "bench": "lite", "bench-table": "lite"}.get(
+                name, "smoke"
+            ),
             help="smoke, lite or full",
         )
     return parser
@@ -129,6 +139,8 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.quant.layers", ("QuantError",)),
         ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
+        ("sparse24.bench", ("BenchError",)),
+        ("sparse24.build", ("BuildError",)),
     ):
         if module in sys.modules:
             loaded += [getattr(sys.modules[module], name) for name in names]
@@ -269,6 +281,19 @@ def _table(arguments: argparse.Namespace) -> None:
     report.table(arguments.study, arguments.scale, networks, seeds, arguments.root)
     if arguments.readme:
         report.readme_block(arguments.scale, arguments.study, arguments.root)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from workbench import bench
+
+    out = Path(dag.RESULTS, arguments.scale, "measurements", f"{arguments.what}.json")
+    bench.gemm(out, arguments.only, arguments.dtypes)
+
+
+def _bench_table(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    report.bench_table(arguments.scale)
 
 
 def _calibrators(arguments: argparse.Namespace) -> None:

@@ -55,8 +55,7 @@ def compiler() -> str:
 
 def commands(nvcc: str, out: Path) -> list[tuple[list[str], Path]]:
     """A command and its object file for each source."""
-    cuda = Path(nvcc).resolve().parent.parent / "include"
-    headers = [f"-I{Path(torch.__file__).parent / 'include'}", f"-I{cuda}"]
+    headers = [f"-I{Path(torch.__file__).parent / 'include'}"]
     result = []
     for source in sorted(SOURCES.glob("*.cu")):
         targets = [
@@ -66,9 +65,9 @@ def commands(nvcc: str, out: Path) -> list[tuple[list[str], Path]]:
         target = out / f"{source.stem}.o"
         result.append(([nvcc, *FLAGS, *targets, "-c", str(source), "-o", str(target)], target))
     for source in sorted(SOURCES.glob("*.cpp")):
-        flags = [*TORCH, *headers] if source.name == "ops.cpp" else headers[1:]
+        flags = [*TORCH, *headers] if source.name == "ops.cpp" else []
         target = out / f"{source.stem}.o"
-        line = ["g++", "-O2", "-std=c++17", "-fPIC", *flags, "-c", str(source), "-o", str(target)]
+        line = [nvcc, "-O2", *FLAGS[1:4], *flags, "-c", str(source), "-o", str(target)]
         result.append((line, target))
     return result
 
@@ -98,7 +97,9 @@ def build(jobs: int | None = None) -> Path:
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             list(pool.map(_run, (line for line, _ in work)))
         objects = [str(target) for _, target in work]
-        _run([nvcc, "-shared", "-cudart", "static", *objects, "-ldl", "-o", str(made / LIBRARY)])
+        torch_libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-lc10"]
+        line = [nvcc, "-shared", "-cudart", "static", *objects, *torch_libraries, "-ldl"]
+        _run([*line, "-o", str(made / LIBRARY)])
         for target in objects:
             Path(target).unlink()
         _place(made, folder)

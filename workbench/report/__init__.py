@@ -2,6 +2,6 @@
 
 from workbench.report.calibrators import calibrators
 from workbench.report.page import page
-from workbench.report.render import markdown, readme_block, table
+from workbench.report.render import bench_table, markdown, readme_block, table
 
-__all__ = ["calibrators", "markdown", "page", "readme_block", "table"]
+__all__ = ["bench_table", "calibrators", "markdown", "page", "readme_block", "table"]

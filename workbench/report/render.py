@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench import dag, resolve
 from workbench.record import RecordError, write_text
+from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.tables import Table, Text, study_table
 
 RESULTS = Path(dag.RESULTS)
@@ -20,6 +21,15 @@ def table(
     folder = root / scale / "tables"
     write_text(folder / f"{study}.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
     write_text(folder / f"{study}.md", markdown(made))
+
+
+def bench_table(scale: str, root: Path = RESULTS) -> None:
+    """Write the table of the GEMM benchmark, `tables/gemm.csv` and `.md`, and its plot, `.svg`."""
+    made = gemm_table(root / scale / "measurements")
+    folder = root / scale / "tables"
+    write_text(folder / "gemm.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "gemm.md", markdown(made))
+    gemm_plot(made.numbers, folder / "gemm.svg")
 
 
 def readme_block(scale: str, study: str, root: Path = RESULTS, readme: Path = README) -> None:

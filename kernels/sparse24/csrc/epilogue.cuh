@@ -7,18 +7,34 @@
 
 namespace sparse24 {
 
-__device__ __forceinline__ float activate(float value, Activation activation) {
+__device__ __forceinline__ float gelu_tanh(float value) {
   constexpr float kTwoRootTwoOverPi = 1.5957691216057308f;  // 2 * sqrt(2 / pi)
+  // 0.5 * (1 + tanh(u)) = 1 / (1 + exp(-2u)): tanh.approx is too coarse for fp16
+  const float twice_u = kTwoRootTwoOverPi * fmaf(0.044715f * value * value, value, value);
+  return __fdividef(value, 1.0f + __expf(-twice_u));
+}
+__device__ __forceinline__ float gelu_erf(float value) {
   constexpr float kRootHalf = 0.7071067811865476f;
+  return 0.5f * value * (1.0f + erff(value * kRootHalf));
+}
+
+// One branch for all of the values.
+template <int kCount>
+__device__ __forceinline__ void activate(float (&values)[kCount], Activation activation) {
   switch (activation) {
-    case Activation::relu: return value < 0.0f ? 0.0f : value;  // keeps NaN, as torch does
-    case Activation::gelu_tanh: {
-      // 0.5 * (1 + tanh(u)) = 1 / (1 + exp(-2u)): tanh.approx is too coarse for fp16
-      const float twice_u = kTwoRootTwoOverPi * fmaf(0.044715f * value * value, value, value);
-      return __fdividef(value, 1.0f + __expf(-twice_u));
-    }
-    case Activation::gelu_erf: return 0.5f * value * (1.0f + erff(value * kRootHalf));
-    default: return value;
+    case Activation::relu:
+#pragma unroll
+      for (float& value : values) value = value < 0.0f ? 0.0f : value;  // keeps NaN, as torch does
+      break;
+    case Activation::gelu_tanh:
+#pragma unroll
+      for (float& value : values) value = gelu_tanh(value);
+      break;
+    case Activation::gelu_erf:
+#pragma unroll
+      for (float& value : values) value = gelu_erf(value);
+      break;
+    default: break;
   }
 }
 
@@ -77,8 +93,20 @@ struct Epilogue {
     return load_as_float(static_cast<const char*>(residual) + token * residual_pitch, out_type, feature);
   }
   // Contracted by hand, so that every kernel rounds alike.
+  __device__ __forceinline__ float linear(float sum, float scale, float bias, float residual) const {
+    return fmaf(residual_scale, residual, fmaf(sum, scale, bias));
+  }
+  // The activation and out_scale, which every out type has.
+  template <int kCount>
+  __device__ __forceinline__ void finish(float (&values)[kCount]) const {
+    activate(values, activation);
+#pragma unroll
+    for (float& value : values) value *= out_scale;
+  }
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
-    return out_scale * activate(fmaf(residual_scale, residual, fmaf(sum, scale, bias)), activation);
+    float value[1] = {linear(sum, scale, bias, residual)};
+    finish(value);
+    return value[0];
   }
 
   // Two values of a 16-bit out type in one word, the first one low; and a residual's back.

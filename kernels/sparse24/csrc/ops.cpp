@@ -112,6 +112,8 @@ Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional
               std::optional<Tensor> scale, int64_t out_features, int64_t in_features, int64_t element,
               int64_t out_type, int64_t activation, double residual_scale, double out_scale, bool sparse,
               int64_t plan) {
+  STD_TORCH_CHECK(packed.is_contiguous() && packed.get_device_index() == x.get_device_index(),
+                  "sparse24: the packed weight must be contiguous and on the device of x");
   const int index = x.get_device_index();
   const OnDevice guard(index);
   const Device& device = device_of(index);

@@ -31,11 +31,13 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
 __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives at the barrier at the same place in the block of that rank in the cluster.
+// Arrives at the barrier at the same place in the block of that rank in the cluster. Spelled with
+// `.release.cluster` this would wait for all of the thread's memory traffic (MEMBAR.ALL.GPU); what
+// it publishes was read by the tensor cores or into registers, and needs no such wait.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
   asm volatile(
       "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-      " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+      " mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
@@ -43,15 +45,6 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
   asm volatile(
       "{ .reg .pred done; again:"
       " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;"
-      " @!done bra again; }" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-// As above, and what other blocks of the cluster did before they arrived is seen.
-__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{ .reg .pred done; again:"
-      " mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;"
       " @!done bra again; }" ::"r"(barrier),
       "r"(parity)
       : "memory");

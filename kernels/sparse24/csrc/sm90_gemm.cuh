@@ -98,7 +98,7 @@ __device__ __forceinline__ void sm90_produce(const CUtensorMap& x_map, const Sm9
     const int first_block = (m * cluster_m + rank_m) * kBlocks;
     const int first_token = (n * cluster_n + rank_n) * Shape::kTokens + rank_m * x_rows;
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
-      mbarrier_wait_cluster(empty + 8 * ring.stage, ring.phase ^ 1);
+      mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
       const uint32_t barrier = full + 8 * ring.stage;
       mbarrier_arrive_expect_tx(barrier, Shape::kTokenBytes + Shape::kWeightBytes);
       const uint32_t x_to = x_at + ring.stage * Shape::kTokenBytes + rank_m * x_rows * kBlockBytesOfK;
@@ -148,14 +148,15 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
       }
     }
   }
+  const uint64_t x_descriptor = wgmma_descriptor<128>(x_at);
+  const uint64_t weight_descriptor = wgmma_descriptor<Shape::kWeightRowBytes>(weight_at);
   wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::kSteps; ++step) {
-    const uint64_t x = wgmma_descriptor<128>(x_at + step * (kBlockBytesOfK / Shape::kSteps));
+    const uint64_t x = x_descriptor + (step * (kBlockBytesOfK / Shape::kSteps) >> 4);
 #pragma unroll
     for (int i = 0; i < Shape::kRowSteps; ++i) {
-      const uint64_t weight =
-          wgmma_descriptor<Shape::kWeightRowBytes>(weight_at + i * Shape::kBlockBytes + step * 32);
+      const uint64_t weight = weight_descriptor + (i * Shape::kBlockBytes + step * 32 >> 4);
       const int accumulate = !is_first || step > 0;
       if constexpr (!Shape::kSparse) {
         Mma::issue(sums[i], weight, x, accumulate);
@@ -227,9 +228,11 @@ __device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epil
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      values[j >> 2][j & 3] = epilogue.apply(static_cast<float>(sum[j]), scale[j >> 1 & 1],
-                                             bias[j >> 1 & 1], residual[j >> 2][j & 3]);
+      values[j >> 2][j & 3] = epilogue.linear(static_cast<float>(sum[j]), scale[j >> 1 & 1],
+                                              bias[j >> 1 & 1], residual[j >> 2][j & 3]);
     }
+    activate(values[0], epilogue.activation);
+    activate(values[1], epilogue.activation);
     if constexpr (kOutSize == 2) {
       uint32_t words[4];
 #pragma unroll
