@@ -80,7 +80,8 @@ const char* sm80_launch(const Gemm& gemm, const Sm80Device& device) {
     case 0: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 0>>(gemm);
     case 1: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 1>>(gemm);
     case 2: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 2>>(gemm);
-    default: return "this device has too little shared memory for the sm_80 kernel, or no e4m3 (8.9 and newer have)";
+    default:
+      return "this device has too little shared memory for the sm_80 kernel";
   }
 }
 
