@@ -6,6 +6,7 @@
 #include "group.cuh"
 #include "launch.h"
 #include "pack.h"
+#include "pieces.cuh"
 #include "swizzle.h"
 
 namespace sparse24 {
@@ -13,72 +14,6 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kDenseChunks = kBlockRows * kBlockBytesOfK / 16 / kThreads;  // of a thread
-
-struct PackArguments {
-  uint8_t* weight;
-  int64_t pitch;
-  int rows, columns;
-  uint8_t* packed;
-  unsigned long long* bad;
-  int k_blocks, row_blocks;
-  bool is_aligned;  // every row of the weight starts at a multiple of 16 bytes
-};
-
-// The i-th (of two) piece of thread t: 32 dense bytes of one row, as layout.h's metadata has it.
-struct Piece {
-  int row, quarter;
-};
-template <int kSize>
-__device__ __forceinline__ Piece piece_of(int thread, int i) {
-  const int row = thread / 32 * 16 + thread / 4 % 8, c = thread % 4;
-  if (kSize == 2) return {row + 8 * i, c};
-  return {row + 8 * (c & 1), 2 * i + (c >> 1)};
-}
-
-// Words of a row from byte `at` on, zeros beyond its end; and back.
-template <int kSize, int kWords>
-__device__ __forceinline__ void load_bytes(const PackArguments& a, int row, int64_t at,
-                                           uint32_t (&words)[kWords]) {
-  const uint8_t* from = a.weight + row * a.pitch + at;
-  const int64_t left = row < a.rows ? int64_t{a.columns} * kSize - at : 0;
-  if (a.is_aligned && left >= 4 * kWords) {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      const uint4 chunk = reinterpret_cast<const uint4*>(from)[i / 4];
-      words[i] = chunk.x, words[i + 1] = chunk.y, words[i + 2] = chunk.z, words[i + 3] = chunk.w;
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kWords; ++i) words[i] = 0;
-#pragma unroll
-  for (int i = 0; i < 4 * kWords; i += kSize) {
-    if (i >= left) continue;
-    const uint32_t element =
-        kSize == 2 ? *reinterpret_cast<const uint16_t*>(from + i) : static_cast<uint32_t>(from[i]);
-    words[i / 4] |= element << 8 * (i % 4);
-  }
-}
-template <int kSize, int kWords>
-__device__ __forceinline__ void store_bytes(const PackArguments& a, int row, int64_t at,
-                                            const uint32_t (&words)[kWords]) {
-  uint8_t* to = a.weight + row * a.pitch + at;
-  const int64_t left = row < a.rows ? int64_t{a.columns} * kSize - at : 0;
-  if (a.is_aligned && left >= 4 * kWords) {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      reinterpret_cast<uint4*>(to)[i / 4] = make_uint4(words[i], words[i + 1], words[i + 2], words[i + 3]);
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4 * kWords; i += kSize) {
-    if (i >= left) continue;
-    const uint32_t element = words[i / 4] >> 8 * (i % 4);
-    if (kSize == 2) *reinterpret_cast<uint16_t*>(to + i) = static_cast<uint16_t>(element);
-    if (kSize == 1) to[i] = static_cast<uint8_t>(element);
-  }
-}
 
 __device__ __forceinline__ unsigned long long lower(unsigned long long a, unsigned long long b) {
   return a < b ? a : b;
@@ -245,7 +180,9 @@ const char* refuse(const void* weight, int64_t pitch, int rows, int columns, Typ
   if (rows < 0 || columns < 0) return "a weight has no negative rows or columns";
   const int size = size_of(type);
   if (rows > 1 && pitch < int64_t{columns} * size) return "the weight's rows overlap: its pitch is too small";
-  if (reinterpret_cast<uintptr_t>(packed) % 16 != 0) return "the packed weight must start at a multiple of 16 bytes";
+  if (reinterpret_cast<uintptr_t>(packed) % 16 != 0) {
+    return "the packed weight must start at a multiple of 16 bytes";
+  }
   if (reinterpret_cast<uintptr_t>(weight) % size != 0 || (rows > 1 && pitch % size != 0)) {
     return "the weight's rows must start at a multiple of its element's size";
   }
@@ -271,6 +208,16 @@ template <auto kernel>
 const char* launch_blocks(const PackArguments& a, cudaStream_t stream) {
   return launch<kernel>(int64_t{a.k_blocks} * a.row_blocks, kThreads, 0, stream, a);
 }
+template <Type kType>
+const char* pack_as(const PackArguments& a, bool sparse, cudaStream_t stream) {
+  return sparse ? launch_blocks<pack_sparse_kernel<kType>>(a, stream)
+                : launch_blocks<pack_dense_kernel<kType>>(a, stream);
+}
+template <Type kType>
+const char* unpack_as(const PackArguments& a, bool sparse, cudaStream_t stream) {
+  return sparse ? launch_blocks<unpack_sparse_kernel<kType>>(a, stream)
+                : launch_blocks<unpack_dense_kernel<kType>>(a, stream);
+}
 
 }  // namespace
 
@@ -280,18 +227,10 @@ const char* pack(const void* weight, int64_t pitch, int rows, int columns, Type 
   const PackArguments a =
       arguments_of(const_cast<void*>(weight), pitch, rows, columns, type, packed, bad);
   switch (type) {
-    case Type::f16:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::f16>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::f16>>(a, stream);
-    case Type::bf16:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::bf16>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::bf16>>(a, stream);
-    case Type::s8:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::s8>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::s8>>(a, stream);
-    default:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::e4m3>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::e4m3>>(a, stream);
+    case Type::f16: return pack_as<Type::f16>(a, sparse, stream);
+    case Type::bf16: return pack_as<Type::bf16>(a, sparse, stream);
+    case Type::s8: return pack_as<Type::s8>(a, sparse, stream);
+    default: return pack_as<Type::e4m3>(a, sparse, stream);
   }
 }
 
@@ -300,12 +239,8 @@ const char* unpack(const void* packed, int rows, int columns, Type type, bool sp
   if (const char* wrong = refuse(weight, pitch, rows, columns, type, packed)) return wrong;
   const PackArguments a =
       arguments_of(weight, pitch, rows, columns, type, const_cast<void*>(packed), nullptr);
-  if (size_of(type) == 2) {
-    return sparse ? launch_blocks<unpack_sparse_kernel<Type::f16>>(a, stream)
-                  : launch_blocks<unpack_dense_kernel<Type::f16>>(a, stream);
-  }
-  return sparse ? launch_blocks<unpack_sparse_kernel<Type::s8>>(a, stream)
-                : launch_blocks<unpack_dense_kernel<Type::s8>>(a, stream);
+  return size_of(type) == 2 ? unpack_as<Type::f16>(a, sparse, stream)
+                            : unpack_as<Type::s8>(a, sparse, stream);
 }
 
 }  // namespace sparse24
