@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seeds", default="")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
+    added = command("claims", _claims, "every number that the talk prints, with ours, as a table")
+    added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
     added.add_argument("network")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         "table",
         "report",
+        "claims",
         "calibrators",
         "onnx",
     ):
@@ -269,6 +272,12 @@ def _table(arguments: argparse.Namespace) -> None:
     report.table(arguments.study, arguments.scale, networks, seeds, arguments.root)
     if arguments.readme:
         report.readme_block(arguments.scale, arguments.study, arguments.root)
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    print(report.write_claims(arguments.scale, arguments.root))
 
 
 def _calibrators(arguments: argparse.Namespace) -> None:

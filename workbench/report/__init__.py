@@ -1,7 +1,8 @@
 """The report: tables and one html page, made from records alone."""
 
 from workbench.report.calibrators import calibrators
+from workbench.report.claims import write as write_claims
 from workbench.report.page import page
 from workbench.report.render import markdown, readme_block, table
 
-__all__ = ["calibrators", "markdown", "page", "readme_block", "table"]
+__all__ = ["calibrators", "markdown", "page", "readme_block", "table", "write_claims"]

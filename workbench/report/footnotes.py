@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.report import compare
+from workbench.report import compare, equivalence
 from workbench.report.wording import column_title
 from workbench.spec import Column
 
@@ -63,10 +63,10 @@ class Notes:
             "the last step.",
             "Pruned: before any retraining; where phases follow the prune point, the final dense "
             "network under the masks. Recovered: (retrained − pruned) / (dense − pruned).",
-            "Against dense, the sparse network's verdict: `within spread` if its mean difference "
-            "is at most the run-to-run spread, the larger of the range of dense over seeds and the "
-            "range of the paired differences. At equal compute: the same against the dense network "
-            "that was trained a second full schedule, as the sparse one was.",
+            self._rule("the mean difference of the sparse network to the dense one"),
+            "At equal compute: the same against the dense network that was trained a second full "
+            "schedule, as the sparse one was; what is trained from scratch has the compute of the "
+            "first dense training.",
         ]
         if slides:
             self._plain.append(
@@ -79,6 +79,33 @@ class Notes:
                 f"Columns are named as in the talk; at this scale the networks "
                 f"train and are judged in {', '.join(other)}, not FP16."
             )
+
+    def add_methods(self, slides: str, sizes: dict[str, str]) -> None:
+        """How to read a table of methods: sizes, magnitude, verdicts, time, and what is scaled."""
+        self._plain += [
+            "Weights: of the layers with input channels, pruned or not. Kept magnitude: the share of "
+            "the sum of |w| of the layers that may be pruned, at the moment of pruning. Size: all "
+            "parameters at 16 bits, what is kept with what says where it lies: 2 bits a value for "
+            "2:4, one bit a block, and for unstructured zeros CSR with 16-bit columns and 32-bit "
+            "row pointers. In brackets: range over seeds.",
+            self._rule("its mean difference to the dense network"),
+            "Minutes: of a seed's own stages, the training of the dense network that was pruned "
+            "left out. No speed was measured: of these patterns 2:4 alone has a kernel.",
+        ]
+        if built := [text for text in dict.fromkeys(sizes.values()) if text]:
+            self._plain.append(f"At this scale is built: {'; '.join(built)}.")
+        if slides:
+            self._plain.append(f"Slides: {slides}.")
+
+    def _rule(self, difference: str) -> str:
+        return (
+            "Margin: the range over seeds of the dense network or of its second training, the "
+            f"larger, declared as what a difference may be. A verdict is of {difference} and its "
+            f"{equivalence.CONFIDENCE} % interval (Student's t over paired seeds): `equivalent` if "
+            "the interval lies inside the margin (two one-sided tests at 5 %), `better` or `worse` "
+            "if it does not and excludes zero, else `undecided`: three seeds decide large and very "
+            "steady differences only."
+        )
 
     def add_origins(self, frame: pd.DataFrame) -> None:
         """Which commits the records come from, if that is not one clean commit."""

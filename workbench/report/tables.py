@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.report import collect, compare, footnotes
+from workbench.report import collect, compare, equivalent_after, footnotes, published
+from workbench.report.equivalence import Test
 from workbench.report.wording import (
     DASH,
     arrow,
     column_title,
+    interval,
     metric_title,
     number,
     signed,
@@ -33,7 +35,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people, and the same numbers for machines."""
+    """A table for people, the same numbers for machines, and a table that belongs below it.
+
+    The csv holds `published` where that is given; `tests` are those behind its verdicts.
+    """
 
     name: str
     title: str
@@ -41,6 +46,10 @@ class Table:
     rows: list[list[Text]]
     notes: list[tuple[str, str]]
     numbers: pd.DataFrame
+    published: pd.DataFrame | None = None
+    tests: pd.DataFrame | None = None
+    then: "Table | None" = None
+    kind: str = "study"
 
 
 def study_table(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
@@ -56,7 +65,10 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
     frame = collect.frame(collect.records(cells, root), root)
     rows = [compare.numbers(plan, scale, network, frame) for network in networks]
     notes = footnotes.Notes()
-    shown = [_row(row, columns, notes.marks(row, columns, seeds, frame, root)) for row in rows]
+    shown = [
+        _row(row, columns, notes.marks(row, columns, seeds, frame, root), _has_epochs(rows))
+        for row in rows
+    ]
     notes.add_rules(rows, columns, plan.slides)
     notes.add_origins(frame)
     return Table(
@@ -66,6 +78,8 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
         rows=shown,
         notes=notes.listed(),
         numbers=pd.DataFrame(rows),
+        published=published.rows(rows, columns),
+        tests=published.tests(rows),
     )
 
 
@@ -80,16 +94,25 @@ def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
         "Chance",
         *(column_title(key) for key in columns),
         *(f"Recovered{name}" for name in names),
+        "Margin",
         *(f"Against dense{name}" for name in names),
         *(f"At equal compute{name}" for name in names if _has_control(rows[0])),
+        *(["Equivalent after"] if equivalent_after.applies(columns, rows[0]) else []),
         "Talk dense",
         "Talk sparse FP16",
         "Talk sparse INT8",
+        *(["Talk epochs"] if _has_epochs(rows) else []),
         "Seeds",
     ]
 
 
-def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -> list[Text]:
+def _has_epochs(rows: list[dict[str, Any]]) -> bool:
+    return any("talk_epochs" in row for row in rows)
+
+
+def _row(
+    row: dict[str, Any], columns: compare.Columns, marks: dict[str, str], epochs: bool
+) -> list[Text]:
     metric = row["metric"]
     title = f"{metric_title(metric)} {arrow(row['higher_is_better'])}" if metric else DASH
     judged = _judged(columns, row)
@@ -100,9 +123,16 @@ def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -
         Text(number(row["chance"], metric)),
         *(_measured(row, key, marks[key]) for key in columns),
         *(Text(_share(row[f"{key}_recovered"])) for key in judged),
-        *(Text(_verdict(row, f"{key}_difference", f"{key}_verdict")) for key in judged),
-        *(Text(_controlled(row, key)) for key in judged if _has_control(row)),
+        Text(DASH if math.isnan(row["margin"]) else f"±{number(row['margin'], metric)}"),
+        *(_tested(row, key, True) for key in judged),
+        *(_tested(row, key, False) for key in judged if _has_control(row)),
+        *(
+            [Text(equivalent_after.text(columns, row))]
+            if equivalent_after.applies(columns, row)
+            else []
+        ),
         *_talk(row),
+        *([Text(row.get("talk_epochs", DASH))] if epochs else []),
         Text(_seeds(row, columns)),
     ]
 
@@ -138,7 +168,7 @@ def _talk(row: dict[str, Any]) -> list[Text]:
 
 
 def _judged(columns: compare.Columns, row: dict[str, Any]) -> list[str]:
-    return [key for key in columns if f"{key}_verdict" in row]
+    return [key for key in columns if f"{key}_recovered" in row]
 
 
 def _share(value: float) -> str:
@@ -151,22 +181,25 @@ def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
 
 
 def _has_control(row: dict[str, Any]) -> bool:
-    return any("_against_" in name for name in row)
+    bases = {each.against for each in row["tests"]}
+    return len(bases) > 1
 
 
-def _controlled(row: dict[str, Any], key: str) -> str:
-    names = [
-        name.removesuffix("_verdict")
-        for name in row
-        if name.startswith(f"{key}_against_") and name.endswith("_verdict")
-    ]
-    return "; ".join(_verdict(row, name, f"{name}_verdict") for name in names) or DASH
+def _tested(row: dict[str, Any], key: str, base: bool) -> Text:
+    """The test of a column against the baseline, or against the dense columns of equal compute."""
+    of = [each for each in row["tests"] if each.column == key]
+    chosen = of[:1] if base else of[1:]
+    if not any(each.test.verdict for each in chosen):
+        return Text(DASH)
+    said = "; ".join(verdict(each.test, row["metric"]) for each in chosen)
+    spans = [interval(each.test.low, each.test.high, row["metric"]) for each in chosen]
+    return Text(said, spread="; ".join(span for span in spans if span))
 
 
-def _verdict(row: dict[str, Any], difference: str, verdict: str) -> str:
-    word = row[verdict]
-    if word in ("better", "worse"):
-        return f"{word} by {number(abs(row[difference]), row['metric'])}"
-    if word == "one seed":
-        return f"{signed(row[difference], row['metric'])} (one seed)"
-    return word or DASH
+def verdict(found: Test, metric: str) -> str:
+    """A verdict in words, with the difference that it is about."""
+    if found.verdict in ("better", "worse"):
+        return f"{found.verdict} by {number(abs(found.difference), metric)}"
+    if not found.verdict or found.verdict == "equivalent":
+        return found.verdict or DASH
+    return f"{signed(found.difference, metric)} ({found.verdict})"
