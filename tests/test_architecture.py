@@ -45,7 +45,7 @@ MAY = {
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
-    "report": {"dag", "record", "resolve", "sections", "spec", "training"},
+    "report": {"dag", "durations", "record", "resolve", "sections", "spec", "training"},
     "cli": {
         "dag",
         "data",

@@ -73,10 +73,10 @@ def _steps(network: str, scale: str, seeds: list[int]) -> list[Cell]:
 def _verdict(total: float, count: int, scale: str) -> str:
     hours = total / 3600
     unit = "GPU hours" if dag.limits(scale)["gpu"] else "hours"
+    sharing = max(1.0, hours / BUDGET_HOURS)
     text = (
-        f"{count} rows x {BUDGET_SEEDS} seeds take {hours:.1f} {unit} one after another. "
-        f"{BUDGET_HOURS} hours need {max(1.0, hours / BUDGET_HOURS):.1f} runs at a time that do not "
-        "slow each other down (profiles/gpu lets three share the card)."
+        f"{count} rows x {BUDGET_SEEDS} seeds take {hours:.1f} {unit} one after another. They fit "
+        f"into {BUDGET_HOURS} if {sharing:.1f} runs at a time do not slow each other down."
     )
     return f'<ul class="notes"><li>{text}</li></ul>'
 

@@ -83,14 +83,14 @@ class Notes:
     def add_methods(self, slides: str, sizes: dict[str, str]) -> None:
         """How to read a table of methods: sizes, magnitude, verdicts, time, and what is scaled."""
         self._plain += [
-            "Weights: of the layers with input channels, pruned or not. Kept magnitude: the share of "
-            "the sum of |w| of the layers that may be pruned, at the moment of pruning. Size: all "
+            "Weights: of the layers with input channels, pruned or not. Kept magnitude: the share "
+            "of the sum of |w| of the pruned layers, at the moment of pruning. Size: all "
             "parameters at 16 bits, what is kept with what says where it lies: 2 bits a value for "
             "2:4, one bit a block, and for unstructured zeros CSR with 16-bit columns and 32-bit "
             "row pointers. In brackets: range over seeds.",
             self._rule("its mean difference to the dense network"),
             "Minutes: of a seed's own stages, the training of the dense network that was pruned "
-            "left out. No speed was measured: of these patterns 2:4 alone has a kernel.",
+            "left out.",
         ]
         if built := [text for text in dict.fromkeys(sizes.values()) if text]:
             self._plain.append(f"At this scale is built: {'; '.join(built)}.")

@@ -22,14 +22,14 @@ from workbench.report.wording import (
 from workbench.spec import Method
 
 MEGABYTE = 1e6
-_LOSSES = {"masked_loss": "val_loss"}  # how the csv names a metric
+MASKED = "val_loss"  # how the csv names the metric of masked LMs, as the slides do
 
 
 @dataclass(frozen=True)
 class Row:
     """A method: its values by seed, and what its records say of size, magnitude and time.
 
-    Sizes are in bytes at 16 bits; seconds are of its own stages, those of the dense network left out.
+    Sizes are in bytes at 16 bits; seconds are of its own stages, not those of the dense network.
     """
 
     key: str
@@ -78,7 +78,9 @@ def methods_table(
         header=_header(rows),
         rows=shown,
         notes=notes.listed(),
-        numbers=pd.DataFrame([_numbers(row, rows.metric) for row in rows.by_key.values()]),
+        numbers=pd.DataFrame(
+            [_numbers(r, _score_name(r, rows, scale)) for r in rows.by_key.values()]
+        ),
         tests=slide_claims.tests(plan.claims, rows),
         then=slide_claims.table(plan.claims, rows, scale),
         kind="methods",
@@ -176,9 +178,13 @@ def _tested(row: Row, against: str, rows: Rows) -> Text:
     return Text(verdict(found, rows.metric), spread=interval(found.low, found.high, rows.metric))
 
 
-def _numbers(row: Row, metric: str) -> dict[str, object]:
-    name = metric_name(metric)
-    score = _LOSSES.get(name, name) or "score"
+def _score_name(row: Row, rows: Rows, scale: str) -> str:
+    spec = dag.spec_of(row.method.network, row.method.treatment, scale)
+    masked = spec.phases[spec.last_phase].objective == "masked"
+    return MASKED if masked else metric_name(rows.metric) or "score"
+
+
+def _numbers(row: Row, score: str) -> dict[str, object]:
     return {
         "method": row.key,
         "kept_magnitude": row.kept,
