@@ -19,6 +19,7 @@ MAY = {
     "resolve": {"admitted", "sections", "spec"},
     "provenance": {"resolve"},
     "record": {"sections"},
+    "failure": {"record"},
     "dag": {"resolve", "record", "sections", "spec"},
     "sparsity": set(),
     "quant": {"sparsity"},
@@ -45,10 +46,11 @@ MAY = {
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
-    "report": {"dag", "durations", "record", "resolve", "sections", "spec", "training"},
+    "report": {"dag", "durations", "failure", "record", "resolve", "sections", "spec", "training"},
     "cli": {
         "dag",
         "data",
+        "failure",
         "inventory",
         "record",
         "report",
@@ -70,6 +72,7 @@ LIGHT = (
     "resolve",
     "provenance",
     "record",
+    "failure",
     "dag",
     "report",
     "serve",

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from workbench import dag, resolve, serve
+from workbench import dag, failure, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.sections import STAGES, Stage
 
@@ -139,7 +139,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _stage(arguments: argparse.Namespace) -> None:
-    _run_cell(_cell(arguments, arguments.command), arguments)
+    _attempt(_cell(arguments, arguments.command), arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -150,9 +150,20 @@ def _run(arguments: argparse.Namespace) -> None:
     due = dag.due(cells, Path(dag.RESULTS))
     for cell in cells:
         if cell in due:
-            _run_cell(cell, arguments)
+            _attempt(cell, arguments)
         else:
             print(f"{dag.record_path(cell)}: is current", flush=True)
+
+
+def _attempt(cell: Cell, arguments: argparse.Namespace) -> None:
+    """Run a cell; an error is kept for the tables, which have a dash in its place."""
+    folder = Path(dag.RESULTS, cell.folder)
+    try:
+        _run_cell(cell, arguments)
+    except _errors() as error:
+        failure.remember(folder, error)
+        raise
+    failure.forget(folder)
 
 
 def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from workbench import stages
 from workbench.data.source import DataError
 from workbench.provenance import sha256
-from workbench.record import Record, read
+from workbench.record import Record
 from workbench.stages.work import StageError, state
 
 PACKAGE = "small_encoder_of_a_test"
@@ -93,9 +93,7 @@ def package(work_of, edit, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_published_weights_of_a_package_are_taken_and_its_code_is_not_run(
-    package, work_of
-) -> None:
+def test_published_weights_of_a_package_are_taken_and_its_code_is_not_run(package, work_of) -> None:
     work = work_of("minilm_l6", "dense", "dense")
     finish(work)
     published = load_file(package / "model" / "model.safetensors")

@@ -13,15 +13,20 @@ from workbench.report.wording import DASH, column_title, duration
 BUDGET_HOURS = 3  # of one GPU, for the talk's rows
 BUDGET_SEEDS = 3
 ROW = "accuracy"  # the study whose columns are a row
+_RULE = (
+    '<ul class="notes"><li>Mean over seeds of the time of the whole stage, evaluation included; '
+    "highest peak memory.</li></ul>"
+)
 
 
 def stages(networks: list[Network], columns: compare.Columns) -> str:
-    """The html of the mean time and peak memory of each column's stage."""
-    rows = []
+    """The html of the mean time and peak memory of each column's stage, if there are columns."""
+    rows: list[list[str]] = []
     for network in networks:
         cells = [_cost(network.records(column)) for column in columns.values()]
         rows.append([dag.spec_of(network.name, "dense", network.scale).title, *cells])
-    return grid(["Network", *(column_title(key) for key in columns)], rows, "costs")
+    header = ["Network", *(column_title(key) for key in columns)]
+    return grid(header, rows, "costs") + _RULE if rows else ""
 
 
 def budget(scale: str, seeds: list[int], root: Path) -> str:
@@ -76,7 +81,8 @@ def _verdict(total: float, count: int, scale: str) -> str:
     sharing = max(1.0, hours / BUDGET_HOURS)
     text = (
         f"{count} rows x {BUDGET_SEEDS} seeds take {hours:.1f} {unit} one after another. They fit "
-        f"into {BUDGET_HOURS} if {sharing:.1f} runs at a time do not slow each other down."
+        f"into {BUDGET_HOURS} if {sharing:.1f} runs at a time do not slow each other down. Rows "
+        "without a whole set of records count as the mean of their builder, or of all."
     )
     return f'<ul class="notes"><li>{text}</li></ul>'
 

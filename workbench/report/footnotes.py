@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench import failure
 from workbench.report import compare, equivalence
 from workbench.report.wording import column_title
 from workbench.spec import Column
@@ -18,7 +19,8 @@ class Notes:
 
     def __init__(self) -> None:
         """Start without notes."""
-        self._missing: dict[str, list[tuple[str, Path]]] = {}  # what -> networks that lack it
+        # (what, why) -> networks that lack it
+        self._missing: dict[tuple[str, str], list[tuple[str, Path]]] = {}
         self._stale: list[str] = []
         self._plain: list[str] = []
 
@@ -64,10 +66,13 @@ class Notes:
             "Pruned: before any retraining; where phases follow the prune point, the final dense "
             "network under the masks. Recovered: (retrained − pruned) / (dense − pruned).",
             self._rule("the mean difference of the sparse network to the dense one"),
-            "At equal compute: the same against the dense network that was trained a second full "
-            "schedule, as the sparse one was; what is trained from scratch has the compute of the "
-            "first dense training.",
         ]
+        if any(each.against != compare.baseline(columns) for row in rows for each in row["tests"]):
+            self._plain.append(
+                "At equal compute: the same against the dense network that was trained a second "
+                "full schedule, as the sparse one was; what is trained from scratch has the "
+                "compute of the first dense training."
+            )
         if slides:
             self._plain.append(
                 f"Talk: the numbers printed on its slides ({slides}), on the talk's "
@@ -131,24 +136,34 @@ class Notes:
         root: Path,
     ) -> str:
         by_seeds: dict[str, list[str]] = {}
+        failed = []
         for key, found in lacking.items():
             if found:
                 stage = f"{columns[key].treatment}/{columns[key].stage}"
                 by_seeds.setdefault(_listed(found), []).append(stage)
+                failed += _failed(root / row["scale"] / row["network"], stage, found)
         named = {
             found: "any stage" if len(stages) == len(columns) else ", ".join(stages)
             for found, stages in by_seeds.items()
         }
-        what = "; ".join(f"{stages} (seed {found})" for found, stages in named.items())
+        missing = "; ".join(f"{stages} (seed {found})" for found, stages in named.items())
+        what = (missing, "; ".join(failed))
         where = Path(root.name, row["scale"], row["network"])
         self._missing.setdefault(what, []).append((row["title"], where))
         return _superscript(list(self._missing).index(what) + 1)
 
 
-def _no_record(what: str, rows: list[tuple[str, Path]]) -> str:
+def _failed(folder: Path, stage: str, seeds: list[int]) -> list[str]:
+    """The errors of attempts at a stage, each with its seed."""
+    reasons = {seed: failure.reason(folder / f"seed{seed}" / stage) for seed in seeds}
+    return [f"{stage} (seed {seed}) failed: {why}" for seed, why in reasons.items() if why]
+
+
+def _no_record(what: tuple[str, str], rows: list[tuple[str, Path]]) -> str:
     titles = ", ".join(title for title, _ in rows)
     where = rows[0][1] if len(rows) == 1 else rows[0][1].parent
-    return f"{titles}: no record of {what} under `{where}`"
+    missing, failed = what
+    return f"{titles}: no record of {missing} under `{where}`" + (f"; {failed}" if failed else "")
 
 
 def _lacking(own: pd.DataFrame, column: Column, seeds: list[int]) -> list[int]:

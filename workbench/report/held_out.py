@@ -17,9 +17,10 @@ def section(study: str, scale: str, networks: list[str], seeds: list[int], root:
 
     What is retrained begins where the dense training that it repeats ended, as it was pruned.
     """
-    drawn: list[tuple[str, Points]] = []
+    drawn: list[figures.Band] = []
     shown: Record | None = None
-    for method in resolve.study(study).methods.values():
+    plan = resolve.study(study)
+    for method in plan.methods.values():
         found: Points = {}
         for seed in seeds if method.network in networks else []:
             folder = root / dag.cell_of(scale, method.network, method, seed).folder
@@ -27,7 +28,9 @@ def section(study: str, scale: str, networks: list[str], seeds: list[int], root:
                 shown = read(folder / "record.json")
                 _add(found, folder, shown)
         if found:
-            drawn.append((method.title, found))
+            dense = method.treatment in (plan.methods[key].treatment for key in plan.baseline)
+            group = method.network if dense else method.treatment
+            drawn.append((method.title, group, found))
     if shown is None:
         return ""
     title = f"{metric_title(shown.primary)} {arrow(shown.higher_is_better)} on held-out data"

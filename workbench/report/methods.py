@@ -8,8 +8,9 @@ import pandas as pd
 from workbench import dag, resolve
 from workbench.record import Cell, Record
 from workbench.report import collect, compare, equivalence, footnotes, slide_claims
+from workbench.report.cells import Table, Text
 from workbench.report.equivalence import NOTHING
-from workbench.report.tables import Table, Text, verdict
+from workbench.report.verdicts import verdict
 from workbench.report.wording import (
     DASH,
     arrow,

@@ -30,7 +30,8 @@ def page(
     networks = [network for network in networks if network in shown_in]
     seeds = seeds or _seeds_with_records(scale, networks, root)
     shown = [_network(name, studies, scale, seeds, root) for name in networks]
-    compared = _columns(study for study in studies if resolve.study(study).columns)
+    compared = [study for study in studies if resolve.study(study).columns]
+    rows = {name for study in compared for name in dag.study_networks(study, networks)}
     text = Template(TEMPLATE.read_text()).substitute(
         title=f"2:4 sparsity, scale {escape(scale)}",
         caveat=f'<p class="caveat">{caveat(scale)}</p>' if caveat(scale) else "",
@@ -38,7 +39,7 @@ def page(
         contents=_contents(studies, networks, scale),
         tables="\n".join(_study(study, scale, networks, seeds, root) for study in studies),
         claims=claims.section(scale, seeds, root),
-        costs=costs.stages([n for n in shown if set(n.columns) & set(compared)], compared),
+        costs=costs.stages([n for n in shown if n.name in rows], _columns(compared)),
         budget=costs.budget(scale, seeds, root),
         networks="\n".join(section(network) for network in shown),
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from workbench import dag, resolve
 from workbench.record import RecordError, write_text
+from workbench.report.cells import Table, Text
 from workbench.report.methods import methods_table
-from workbench.report.tables import Table, Text, study_table
+from workbench.report.tables import study_table
 
 RESULTS = Path(dag.RESULTS)
 README = resolve.ROOT / "README.md"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from workbench.report import compare, equivalence
+from workbench.report.cells import Table, Text
 from workbench.report.equivalence import Test
-from workbench.report.tables import Table, Text
 from workbench.report.wording import DASH, interval, number, signed, study_title
 from workbench.spec import Claim
 
@@ -46,14 +46,14 @@ def table(claims: Iterable[Claim], rows: Rows, scale: str) -> Table:
     tested = _tested(claims, rows)
     outcomes = [outcome(claim, found) for claim, found in tested]
     count = {word: outcomes.count(word) for word in dict.fromkeys(outcomes)}
-    summary = ", ".join(f"{number} {word}" for word, number in count.items())
+    summary = ", ".join(f"{word}: {times}" for word, times in count.items())
     return Table(
         name="claims",
         title=study_title("Whether the talk's order holds", scale),
         header=["The slides", "Compared", "Difference", "Margin", "Outcome"],
         rows=[_row(claim, found, rows) for claim, found in tested],
         notes=[
-            ("", f"Of {len(outcomes)} claims: {summary}."),
+            ("", f"{len(outcomes)} claims. {summary[:1].upper()}{summary[1:]}."),
             (
                 "",
                 "Difference: of the means, positive where the first is better, with its "

@@ -1,55 +1,30 @@
 """The table of a study as people read it: cells with changes and marks, and footnotes."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.report import collect, compare, equivalent_after, footnotes, published
-from workbench.report.equivalence import Test
+from workbench.report import (
+    collect,
+    compare,
+    equivalent_after,
+    footnotes,
+    published,
+    verdicts,
+)
+from workbench.report.cells import Table, Text
 from workbench.report.wording import (
     DASH,
     arrow,
     column_title,
-    interval,
     metric_title,
     number,
     signed,
     study_title,
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """A cell: what it says (of which metric, if not the row's), change, range, footnote marks."""
-
-    value: str
-    metric: str = ""
-    change: str = ""
-    spread: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people, the same numbers for machines, and a table that belongs below it.
-
-    The csv holds `published` where that is given; `tests` are those behind its verdicts.
-    """
-
-    name: str
-    title: str
-    header: list[str]
-    rows: list[list[Text]]
-    notes: list[tuple[str, str]]
-    numbers: pd.DataFrame
-    published: pd.DataFrame | None = None
-    tests: pd.DataFrame | None = None
-    then: "Table | None" = None
-    kind: str = "study"
 
 
 def study_table(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
@@ -80,23 +55,19 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
         numbers=pd.DataFrame(rows),
         published=published.rows(rows, columns),
         tests=published.tests(rows),
+        then=verdicts.table(rows, scale) if len(_judged(columns, rows[0])) > 1 else None,
     )
 
 
 def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
     judged = _judged(columns, rows[0])
-    several = len(judged) > 1
-    names = [f" ({column_title(key)})" if several else "" for key in judged]
     return [
         "Network",
         "Data",
         "Metric",
         "Chance",
         *(column_title(key) for key in columns),
-        *(f"Recovered{name}" for name in names),
-        "Margin",
-        *(f"Against dense{name}" for name in names),
-        *(f"At equal compute{name}" for name in names if _has_control(rows[0])),
+        *(verdicts.header(rows, _int8(columns, judged[0])) if len(judged) == 1 else []),
         *(["Equivalent after"] if equivalent_after.applies(columns, rows[0]) else []),
         "Talk dense",
         "Talk sparse FP16",
@@ -122,10 +93,7 @@ def _row(
         Text(title),
         Text(number(row["chance"], metric)),
         *(_measured(row, key, marks[key]) for key in columns),
-        *(Text(_share(row[f"{key}_recovered"])) for key in judged),
-        Text(DASH if math.isnan(row["margin"]) else f"±{number(row['margin'], metric)}"),
-        *(_tested(row, key, True) for key in judged),
-        *(_tested(row, key, False) for key in judged if _has_control(row)),
+        *(verdicts.cells(row, judged[0], _int8(columns, judged[0])) if len(judged) == 1 else []),
         *(
             [Text(equivalent_after.text(columns, row))]
             if equivalent_after.applies(columns, row)
@@ -171,35 +139,12 @@ def _judged(columns: compare.Columns, row: dict[str, Any]) -> list[str]:
     return [key for key in columns if f"{key}_recovered" in row]
 
 
-def _share(value: float) -> str:
-    return DASH if math.isnan(value) else f"{100 * value:.0f}%".replace("-", "−")
+def _int8(columns: compare.Columns, key: str) -> list[str]:
+    """The columns that hold the INT8 of a column."""
+    treatment = columns[key].treatment
+    return [k for k, c in columns.items() if c.stage == "quantize" and c.treatment == treatment]
 
 
 def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
     counts = {row[f"{key}_seeds"] for key in columns}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
-
-
-def _has_control(row: dict[str, Any]) -> bool:
-    bases = {each.against for each in row["tests"]}
-    return len(bases) > 1
-
-
-def _tested(row: dict[str, Any], key: str, base: bool) -> Text:
-    """The test of a column against the baseline, or against the dense columns of equal compute."""
-    of = [each for each in row["tests"] if each.column == key]
-    chosen = of[:1] if base else of[1:]
-    if not any(each.test.verdict for each in chosen):
-        return Text(DASH)
-    said = "; ".join(verdict(each.test, row["metric"]) for each in chosen)
-    spans = [interval(each.test.low, each.test.high, row["metric"]) for each in chosen]
-    return Text(said, spread="; ".join(span for span in spans if span))
-
-
-def verdict(found: Test, metric: str) -> str:
-    """A verdict in words, with the difference that it is about."""
-    if found.verdict in ("better", "worse"):
-        return f"{found.verdict} by {number(abs(found.difference), metric)}"
-    if not found.verdict or found.verdict == "equivalent":
-        return found.verdict or DASH
-    return f"{signed(found.difference, metric)} ({found.verdict})"
