@@ -53,10 +53,17 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
         rows=shown,
         notes=notes.listed(),
         numbers=pd.DataFrame(rows),
-        published=published.rows(rows, columns),
+        published=_published(rows, columns),
         tests=published.tests(rows),
         then=verdicts.table(rows, scale) if len(_judged(columns, rows[0])) > 1 else None,
     )
+
+
+def _published(rows: list[dict[str, Any]], columns: compare.Columns) -> pd.DataFrame:
+    frame = published.rows(rows, columns)
+    if equivalent_after.applies(columns, rows[0]):
+        frame["equivalent_after"] = [equivalent_after.text(columns, row) for row in rows]
+    return frame
 
 
 def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
