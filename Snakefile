@@ -35,6 +35,7 @@ wildcard_constraints:
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
     page="|".join(["report", *resolve.names("studies")]),
+    bench="gemm",
     seed=r"\d+",
 
 
@@ -184,6 +185,33 @@ rule table:
     shell:
         "workbench table {wildcards.study} --scale {wildcards.scale} --networks {params.networks}"
         " --seeds {params.seeds} > {log} 2>&1"
+
+
+# the kernels beside the best libraries; needs a GPU
+rule bench:
+    output:
+        "results/{scale}/measurements/{bench}.json",
+    log:
+        "logs/{scale}/bench_{bench}.log",
+    resources:
+        gpu=1,
+        runtime=60,
+    params:
+        shapes=dag.bench_params,
+    shell:
+        "workbench bench {wildcards.bench} --scale {wildcards.scale} > {log} 2>&1"
+
+
+rule bench_table:
+    input:
+        "results/{scale}/measurements/{bench}.json",
+    output:
+        multiext("results/{scale}/tables/{bench}", ".csv", ".md", ".svg"),
+    log:
+        "logs/{scale}/bench_table_{bench}.log",
+    localrule: True
+    shell:
+        "workbench bench-table {wildcards.bench} --scale {wildcards.scale} > {log} 2>&1"
 
 
 rule page:

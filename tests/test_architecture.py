@@ -43,11 +43,13 @@ MAY = {
         "training",
         "quant",
     },
+    "bench": {"provenance", "resolve"},
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
     "report": {"dag", "durations", "failure", "record", "resolve", "sections", "spec", "training"},
     "cli": {
+        "bench",
         "dag",
         "data",
         "failure",
@@ -134,6 +136,23 @@ def test_yaml_is_parsed_and_the_environment_read_in_few_places() -> None:
 def test_nothing_asks_which_scale_it_runs_at() -> None:
     for path in [*FILES, ROOT / "Snakefile"]:
         assert not re.search(r"scale (==|in) [\"'(\[]", path.read_text()), path
+
+
+SPARSE24 = sorted((ROOT / "kernels" / "sparse24").glob("*.py"))
+
+
+def test_sparse24_stands_on_torch_alone() -> None:
+    for path in SPARSE24:
+        roots = _roots(path)
+        assert not roots & {"workbench", "numpy", "pandas", "transformers", "torchvision"}, path
+
+
+def test_the_workbench_uses_sparse24_in_its_benchmark_alone() -> None:
+    assert {part_of(path) for path in FILES if _roots(path) & {"sparse24"}} == {"bench"}
+
+
+def _roots(path: Path) -> set[str]:
+    return {(name or "").split(".")[0] for name in imports(path)}
 
 
 def test_kernels_is_not_an_importable_package() -> None:

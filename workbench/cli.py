@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
     added = command("claims", _claims, "every number that the talk prints, with ours, as a table")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
+    added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
+    added.add_argument("what", choices=("gemm",))
+    added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
+    added.add_argument("--dtypes", default="float16,int8,float8_e4m3fn")
+    added = command("bench-table", _bench_table, "the table and the plot of a benchmark")
+    added.add_argument("what", choices=("gemm",))
     added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
     added.add_argument("network")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
@@ -111,12 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "table",
         "report",
         "claims",
+        "bench",
+        "bench-table",
         "calibrators",
         "onnx",
     ):
         commands.choices[name].add_argument(
             "--scale",
-            default="full" if name in ("show", "explain") else "smoke",
+            default={"show": "full", "explain": "full", "bench": "lite", "bench-table": "lite"}.get(
+                name, "smoke"
+            ),
             help="smoke, lite or full",
         )
     return parser
@@ -132,6 +142,8 @@ def _errors() -> tuple[type[Exception], ...]:
         ("workbench.quant.layers", ("QuantError",)),
         ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
+        ("sparse24.bench", ("BenchError",)),
+        ("sparse24.build", ("BuildError",)),
     ):
         if module in sys.modules:
             loaded += [getattr(sys.modules[module], name) for name in names]
@@ -289,6 +301,19 @@ def _claims(arguments: argparse.Namespace) -> None:
     from workbench import report
 
     print(report.write_claims(arguments.scale, arguments.root))
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from workbench import bench
+
+    out = Path(dag.RESULTS, arguments.scale, "measurements", f"{arguments.what}.json")
+    bench.gemm(out, arguments.only, arguments.dtypes)
+
+
+def _bench_table(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    report.bench_table(arguments.scale)
 
 
 def _calibrators(arguments: argparse.Namespace) -> None:

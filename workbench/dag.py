@@ -194,6 +194,11 @@ def study_params(wildcards: Any) -> str:
     return json.dumps(resolve.study(wildcards.study).model_dump(), sort_keys=True)
 
 
+def bench_params(wildcards: Any) -> str:
+    """For the bench rule's `params`: the shapes, so that editing them measures them."""
+    return (resolve.EXPERIMENTS / "bench" / f"{wildcards.bench}.csv").read_text()
+
+
 def page_studies(config: Mapping[str, Any]) -> Callable[[Any], str]:
     """For the page rule: the study that a page is named after; `report` shows the configured."""
 

@@ -1,11 +1,14 @@
 """The claim registry: every printed number, the five that disagree, ours beside them."""
 
+import json
+
 import pandas as pd
 import pytest
 
 from workbench import resolve
 from workbench.report import page, write_claims
 from workbench.report.claims import claims
+from workbench.report.methods import methods_table
 from workbench.report.registry import ACCURACY, registry, rows_of
 
 
@@ -50,6 +53,23 @@ def test_ours_stand_beside_the_printed(put, results):
     assert found["networks tested", "statements", "count"].ours == "34"
     epochs = found["ResNet-50", "shortened_retraining", "fine_tuning_epochs"]
     assert epochs.ours == "0.6666668ep"  # a sixth of smoke's 4 epochs, for the talk's 15 of 90
+
+
+def test_the_speedup_of_a_product_is_that_of_the_benchmark(results):
+    folder = results / "smoke" / "measurements"
+    folder.mkdir(parents=True)
+    took = {"cublas": {"median_us": 60.0}, "sparse24": {"median_us": 40.0}}
+    row = {"m": 1024, "n": 8192, "k": 1024, "dtype": "float16", "found": took}
+    told = {"rows": [row], "facts": {"device": "a GPU"}, "method": "by hand"}
+    (folder / "gemm.json").write_text(json.dumps(told))
+    ceilings = {"rows": [{"dtype": "float16", "sparse": 1.0}], "facts": {"device": "a GPU"}}
+    (folder / "wgmma_ceiling.json").write_text(json.dumps(ceilings))
+    found = {c.printed.row: c for c in claims("smoke", [0], results) if c.printed.table == "gemm"}
+    assert found["M=1024 N=8192 K=1024"].ours.startswith("1.50x (GEMMs")  # 60 / 40
+    assert found["M=4096 N=8192 K=1024"].reason.startswith("this product is not among")
+    made = methods_table("alternatives", "smoke", ["bert_base_pretraining"], [0], results)
+    speeds = {r[0].value: r[made.header.index("Speedup of GEMMs")].value for r in made.rows}
+    assert (speeds["2:4"], speeds["Unstructured 50 %"]) == ("1.50–1.50x", "–")
 
 
 def test_metadata_is_that_of_the_pruned_layers(put, results):

@@ -77,9 +77,10 @@ class ScaledInception(blocks.Inception3):
         self.dropout = nn.Dropout()
         self.fc = nn.Linear(self.channels, classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                deviation = 0.001 if module is self.AuxLogits.fc else 0.1  # torchvision's
-                nn.init.trunc_normal_(module.weight, std=deviation)
+            # torchvision's deviation of 0.1 is TensorFlow's, whose RMSProp does not mind; with SGD
+            # weights that large hardly turn, and torchvision announces their end
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> blocks.InceptionOutputs | Tensor:
         """Logits [batch, classes] of images [batch, 3, H, W]; in training the auxiliary too."""

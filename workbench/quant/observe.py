@@ -82,37 +82,60 @@ def _entropy(counts: np.ndarray) -> int:
     """The width in bins whose 128 levels diverge least (Kullback-Leibler); the last if several."""
     bins = counts.copy()
     bins[0] = bins[1]  # zeros, which ReLU makes many of, would outweigh all else
-    above = bins.sum() - np.cumsum(bins)
-    best, least = len(bins), np.inf
-    for width in range(START, len(bins) + 1):
-        kept = bins[:width]
-        level = np.arange(width) * START // width
-        filled = kept > 0
-        total = np.bincount(level, kept, START)
-        share = total / np.maximum(np.bincount(level, filled, START), 1)
-        divergence = _divergence(kept, above[width - 1], np.where(filled, share[level], 0.0))
-        if divergence <= least:
-            best, least = width, divergence
-    return best
+    divergences = np.concatenate([_divergences(bins, widths) for widths in _tried(len(bins) + 1)])
+    return START + len(divergences) - 1 - int(np.argmin(divergences[::-1]))
 
 
-def _divergence(kept: np.ndarray, clipped: float, quantized: np.ndarray) -> float:
-    reference = kept.copy()
-    reference[-1] += clipped  # what is clipped ends in the last bin
-    if reference[-1] > 0 and not quantized[-1]:
-        return np.inf
-    held = reference > 0
-    p = reference[held] / reference.sum()
-    q = quantized[held] / quantized.sum()
-    return float((p * np.log(p / q)).sum())
+def _divergences(bins: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """For each width the divergence of its bins, what is clipped in the last, from its levels.
+
+    A level's bins share its counts evenly if they are filled, so sums over bins are differences of
+    running sums at the edges of levels.
+    """
+    edges = -(-np.arange(START + 1) * widths[:, None] // START)
+    held, filled = _between(bins, edges), _between(bins > 0, edges)
+    share = np.log(np.where(held > 0, held / np.maximum(filled, 1), 1.0))
+    last, whole = bins[widths - 1], bins.sum()
+    clipped = whole - held.sum(1)
+    ended = last + clipped  # what is clipped ends in the last bin
+    logs = _times_log(bins)
+    p_log_p = np.cumsum(logs)[widths - 1] - logs[widths - 1] + _times_log(ended)
+    p_log_q = (held * share).sum(1) + clipped * share[:, -1]
+    divergence = (p_log_p - p_log_q) / whole - np.log(whole) + np.log(held.sum(1))
+    return np.where((clipped > 0) & (last == 0), np.inf, divergence)
 
 
 def _mse(counts: np.ndarray) -> float:
     """The centre of a bin, in bins, at which rounding and clipping the centres errs least."""
+    tried = _tried(len(counts))
+    errors = np.concatenate([_squared_errors(counts, limits + 0.5) for limits in tried])
+    return START + int(np.argmin(errors)) + 0.5
+
+
+def _squared_errors(counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """For each limit the error of all centres, from running sums at the edges of its 127 levels."""
     centers = np.arange(len(counts)) + 0.5
-    errors = []
-    for limit in centers[START:]:
-        scale = limit / LEVELS
-        quantized = np.clip(np.rint(centers / scale), -LEVELS, LEVELS) * scale
-        errors.append(((quantized - centers) ** 2 * counts).sum())
-    return float(centers[START + int(np.argmin(errors))])
+    levels = np.arange(LEVELS + 1)
+    scales = limits[:, None] / LEVELS
+    # a centre half way between two levels errs equally by either
+    edges = np.ceil((levels[1:] - 0.5) * scales - 0.5).astype(int).clip(0, len(counts))
+    ends = np.full((len(limits), 1), len(counts))
+    edges = np.concatenate([np.zeros_like(ends), edges, ends], axis=1)
+    rounded = levels * scales
+    number, moment = _between(counts, edges), _between(counts * centers, edges)
+    return (rounded * (rounded * number - 2 * moment)).sum(1) + (counts * centers**2).sum()
+
+
+def _tried(stop: int) -> list[np.ndarray]:
+    # in parts, which bound the memory of the tables over all levels
+    return [np.arange(at, min(at + 2048, stop)) for at in range(START, stop, 2048)]
+
+
+def _between(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The sums of values between each edge and the next, of every row of edges."""
+    running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return np.diff(running[edges], axis=1)
+
+
+def _times_log(values: np.ndarray) -> np.ndarray:
+    return values * np.log(np.where(values > 0, values, 1.0))

@@ -3,6 +3,14 @@
 from workbench.report.calibrators import calibrators
 from workbench.report.claims import write as write_claims
 from workbench.report.page import page
-from workbench.report.render import markdown, readme_block, table
+from workbench.report.render import bench_table, markdown, readme_block, table
 
-__all__ = ["calibrators", "markdown", "page", "readme_block", "table", "write_claims"]
+__all__ = [
+    "bench_table",
+    "calibrators",
+    "markdown",
+    "page",
+    "readme_block",
+    "table",
+    "write_claims",
+]

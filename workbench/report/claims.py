@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.record import Record, read, write_text
+from workbench.record import Record, RecordError, read, write_text
 from workbench.report import collect, compare
+from workbench.report.gemm import gemm_table
 from workbench.report.registry import ACCURACY, Printed, registry, rows_of
 from workbench.report.render import RESULTS, grid
 from workbench.report.wording import DASH, metric_title, number, signed, study_title
@@ -40,8 +41,10 @@ def claims(scale: str, seeds: list[int], root: Path) -> list[Claim]:
             found.append(_shortened(printed, shortened, scale))
         elif printed.table == "statements":
             found.append(_stated(printed, scale, root))
+        elif printed.table == "gemm":
+            found.append(_timed(printed, root / scale / "measurements"))
         else:
-            found.append(Claim(printed, DASH, "no record of a kernel's speed at this scale"))
+            found.append(Claim(printed, DASH, "not measured: no benchmark of this is recorded"))
     return found
 
 
@@ -116,6 +119,22 @@ def _shortened(printed: Printed, numbers: Numbers, scale: str) -> Claim:
         f"studies/shortened_retraining.yaml: no column retrains for {share[printed.row]:.0f} % "
         f"as the talk's {printed.row}"
     )
+
+
+def _timed(printed: Printed, measurements: Path) -> Claim:
+    """Our speedup of the same product in fp16, on our device."""
+    try:
+        timed = gemm_table(measurements)
+    except RecordError as error:
+        return Claim(printed, DASH, f"no such measurement: {error}")
+    sizes = dict(part.split("=") for part in printed.row.split())
+    rows = timed.numbers[timed.numbers.dtype == "float16"]
+    for size, value in sizes.items():
+        rows = rows[rows[size.lower()] == int(value)]
+    rows = rows[rows.speedup_vs_dense.notna()]
+    if rows.empty:
+        return Claim(printed, DASH, "this product is not among those that were measured")
+    return Claim(printed, f"{rows.speedup_vs_dense.iloc[0]:.2f}x ({timed.title})")
 
 
 def _stated(printed: Printed, scale: str, root: Path) -> Claim:

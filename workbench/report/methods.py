@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.record import Cell, Record
+from workbench.record import Cell, Record, RecordError
 from workbench.report import collect, compare, equivalence, footnotes, slide_claims
 from workbench.report.cells import Table, Text
 from workbench.report.equivalence import NOTHING
+from workbench.report.gemm import gemm_table
 from workbench.report.verdicts import verdict
 from workbench.report.wording import (
     DASH,
@@ -23,6 +24,7 @@ from workbench.report.wording import (
 from workbench.spec import Method
 
 MEGABYTE = 1e6
+KERNEL_PATTERN = {"kind": "nm", "keep": 2, "of": 4}  # of these, what our kernels run
 MASKED = "val_loss"  # how the csv names the metric of masked LMs, as the slides do
 
 
@@ -146,6 +148,7 @@ def _header(rows: Rows) -> list[str]:
         "Of it metadata",
         f"{metric_title(rows.metric)} {arrow(rows.higher)}" if rows.metric else "Score",
         *(f"Against {rows.by_key[key].method.title.lower()}" for key in rows.dense),
+        "Speedup of GEMMs",
         "Minutes",
         "Seeds",
     ]
@@ -166,9 +169,23 @@ def _shown(row: Row, rows: Rows, notes: footnotes.Notes, where: tuple) -> list[T
         Text(_number(row.metadata / MEGABYTE, 1)),
         Text(score, spread=f"[{low}, {high}]" if len(values) > 1 else "", mark=mark),
         *(_tested(row, key, rows) for key in rows.dense),
+        Text(_speedup(row.method, scale, root)),
         Text(_number(row.seconds / 60, 1)),
         Text(str(len(values))),
     ]
+
+
+def _speedup(method: Method, scale: str, root: Path) -> str:
+    """Of BERT-Large's products in fp16, 2:4 against dense: the smallest and the largest."""
+    pattern = dag.spec_of(method.network, method.treatment, scale).treatment.pattern
+    if pattern != KERNEL_PATTERN:
+        return DASH
+    try:
+        rows = gemm_table(root / scale / "measurements").numbers
+    except RecordError:
+        return DASH
+    found = rows[rows.talk.notna()].speedup_vs_dense.dropna()
+    return f"{found.min():.2f}–{found.max():.2f}x" if len(found) else DASH
 
 
 def _tested(row: Row, against: str, rows: Rows) -> Text:

@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench import dag, resolve
 from workbench.record import RecordError, write_text
 from workbench.report.cells import Table, Text
+from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.methods import methods_table
 from workbench.report.tables import study_table
 
@@ -33,6 +34,15 @@ def made_of(study: str, scale: str, networks: list[str], seeds: list[int], root:
     """The table of a study, of networks or of methods."""
     of = methods_table if resolve.study(study).methods else study_table
     return of(study, scale, networks, seeds, root)
+
+
+def bench_table(scale: str, root: Path = RESULTS) -> None:
+    """Write the table of the GEMM benchmark, `tables/gemm.csv` and `.md`, and its plot, `.svg`."""
+    made = gemm_table(root / scale / "measurements")
+    folder = root / scale / "tables"
+    write_text(folder / "gemm.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "gemm.md", markdown(made))
+    gemm_plot(made.numbers, folder / "gemm.svg")
 
 
 def readme_block(scale: str, study: str, root: Path = RESULTS, readme: Path = README) -> None:

@@ -1,0 +1,60 @@
+// The cost model: what feeds the tensor cores of one multiprocessor, and how tiles fill the chip.
+#include "config.h"
+
+namespace sparse24 {
+namespace {
+
+constexpr double kClock = 1.6e9;            // Hz under load
+constexpr double kSharedBytesPerClock = 128;  // the port that operands, fills and stores share
+constexpr double kL2BytesPerClock = 35;     // per multiprocessor
+constexpr double kLaunchSeconds = 3e-6;
+constexpr double kTileClocks = 1500;        // fill of the ring and what a store cannot hide
+
+}  // namespace
+
+double predict_seconds(const Plan& plan, int tokens, int in_features, int out_features, int size,
+                       bool sparse, int multiprocessors) {
+  const Tile tile = kTiles[plan.tile];
+  const int blocks = plan.cluster_m * plan.cluster_n;
+  const int k_blocks = ceil_div(in_features, block_k(size));
+  // One wgmma takes 64 rows by 32 stored bytes of weight and the tokens' bytes that they meet; it
+  // issues in half a clock for each token.
+  const int steps = sparse ? 2 : 4;
+  const double operands = tile.tokens * (128.0 / steps) + 64 * 32;
+  const double issue = tile.tokens / 2.0;
+  const double weight_bytes = block_bytes(size, sparse) * (tile.rows() / 64.0);
+  const double token_bytes = tile.tokens * 128.0;
+  const int products = tile.warpgroups * tile.row_steps * steps;
+  const double port = (products * operands + weight_bytes + token_bytes) / kSharedBytesPerClock;
+  const double l2 = (weight_bytes / plan.cluster_n + token_bytes / plan.cluster_m) / kL2BytesPerClock;
+  double clocks = products * issue;
+  if (port > clocks) clocks = port;
+  if (l2 > clocks) clocks = l2;
+  const double tile_clocks = k_blocks * clocks + kTileClocks + tile.rows() * tile.tokens * 2 / kSharedBytesPerClock;
+  const int tiles = ceil_div(ceil_div(out_features, tile.rows()), plan.cluster_m) *
+                    ceil_div(ceil_div(tokens, tile.tokens), plan.cluster_n);
+  return ceil_div(tiles, multiprocessors / blocks) * tile_clocks / kClock + kLaunchSeconds;
+}
+
+Plan choose_plan(int tokens, int in_features, int out_features, int size, bool sparse,
+                 int multiprocessors) {
+  constexpr int kClusters[][2] = {{1, 1}, {2, 1}, {1, 2}};
+  Plan best = {};
+  double least = 0;
+  for (int tile = 0; tile < kTileCount; ++tile) {
+    for (const auto& cluster : kClusters) {
+      if (cluster[0] > 1 && out_features <= kTiles[tile].rows()) continue;
+      if (cluster[1] > 1 && tokens <= kTiles[tile].tokens) continue;
+      const Plan plan = {tile, cluster[0], cluster[1], 8 / cluster[0]};
+      const double seconds =
+          predict_seconds(plan, tokens, in_features, out_features, size, sparse, multiprocessors);
+      if (least == 0 || seconds < least) {
+        best = plan;
+        least = seconds;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace sparse24

@@ -1,0 +1,162 @@
+// What happens to a finished sum: the arithmetic of gemm.h on one value, shared by every kernel.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "gemm.h"
+
+namespace sparse24 {
+
+__device__ __forceinline__ float gelu_tanh(float value) {
+  constexpr float kTwoRootTwoOverPi = 1.5957691216057308f;  // 2 * sqrt(2 / pi)
+  // 0.5 * (1 + tanh(u)) = 1 / (1 + exp(-2u)): tanh.approx is too coarse for fp16
+  const float twice_u = kTwoRootTwoOverPi * fmaf(0.044715f * value * value, value, value);
+  return __fdividef(value, 1.0f + __expf(-twice_u));
+}
+__device__ __forceinline__ float gelu_erf(float value) {
+  constexpr float kRootHalf = 0.7071067811865476f;
+  return 0.5f * value * (1.0f + erff(value * kRootHalf));
+}
+
+// One branch for all of the values.
+template <int kCount>
+__device__ __forceinline__ void activate(float (&values)[kCount], Activation activation) {
+  switch (activation) {
+    case Activation::relu:
+#pragma unroll
+      for (float& value : values) value = value < 0.0f ? 0.0f : value;  // keeps NaN, as torch does
+      break;
+    case Activation::gelu_tanh:
+#pragma unroll
+      for (float& value : values) value = gelu_tanh(value);
+      break;
+    case Activation::gelu_erf:
+#pragma unroll
+      for (float& value : values) value = gelu_erf(value);
+      break;
+    default: break;
+  }
+}
+
+// Gemm's `out_scale`, rounded half to even and clipped to [-127, 127]; NaN becomes -127.
+__device__ __forceinline__ int requantize(float value, float out_scale) {
+  return static_cast<int>(rintf(fminf(fmaxf(value * out_scale, -127.0f), 127.0f)));
+}
+
+// One element of a float type, or of s8.
+__device__ __forceinline__ float load_as_float(const void* base, Type type, int64_t index) {
+  switch (type) {
+    case Type::f16: return __half2float(static_cast<const __half*>(base)[index]);
+    case Type::bf16: return __bfloat162float(static_cast<const __nv_bfloat16*>(base)[index]);
+    case Type::s8: return static_cast<float>(static_cast<const int8_t*>(base)[index]);
+    default: return static_cast<const float*>(base)[index];
+  }
+}
+
+// The fields of Gemm that a kernel needs once its sums are there. Branches on its types are uniform.
+struct Epilogue {
+  void* out;
+  int64_t out_pitch;
+  const float* scale;
+  const void* bias;
+  const void* residual;
+  int64_t residual_pitch;
+  Type bias_type, out_type;
+  Activation activation;
+  float residual_scale, out_scale;
+
+  Epilogue() = default;
+  explicit Epilogue(const Gemm& gemm)
+      : out(gemm.out),
+        out_pitch(gemm.out_pitch),
+        scale(gemm.scale),
+        bias(gemm.bias),
+        residual(gemm.residual),
+        residual_pitch(gemm.residual_pitch),
+        bias_type(gemm.bias_type),
+        out_type(gemm.out_type),
+        activation(gemm.activation),
+        residual_scale(gemm.residual_scale),
+        out_scale(gemm.out_scale) {}
+
+  __host__ __device__ int out_size() const { return size_of(out_type); }
+  __host__ __device__ bool has_residual() const { return residual != nullptr; }
+
+  __device__ __forceinline__ float scale_of(int feature) const {
+    return scale == nullptr ? 1.0f : scale[feature];
+  }
+  __device__ __forceinline__ float bias_of(int feature) const {
+    return bias == nullptr ? 0.0f : load_as_float(bias, bias_type, feature);
+  }
+  __device__ __forceinline__ float residual_of(int token, int feature) const {
+    if (residual == nullptr) return 0.0f;
+    return load_as_float(static_cast<const char*>(residual) + token * residual_pitch, out_type, feature);
+  }
+  // Contracted by hand, so that every kernel rounds alike.
+  __device__ __forceinline__ float linear(float sum, float scale, float bias, float residual) const {
+    return fmaf(residual_scale, residual, fmaf(sum, scale, bias));
+  }
+  __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
+    float value[1] = {linear(sum, scale, bias, residual)};
+    activate(value, activation);
+    return value[0];
+  }
+
+  // Two values of a 16-bit out type in one word, the first one low; and a residual's back.
+  __device__ __forceinline__ uint32_t pack_pair(const float* values) const {
+    uint32_t word;
+    if (out_type == Type::bf16) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
+      memcpy(&word, &pair, 4);
+    } else {
+      const __half2 pair = __floats2half2_rn(values[0], values[1]);
+      memcpy(&word, &pair, 4);
+    }
+    return word;
+  }
+  __device__ __forceinline__ void unpack_pair(uint32_t word, float* values) const {
+    float2 pair;
+    if (out_type == Type::bf16) {
+      __nv_bfloat162 both;
+      memcpy(&both, &word, 4);
+      pair = __bfloat1622float2(both);
+    } else {
+      __half2 both;
+      memcpy(&both, &word, 4);
+      pair = __half22float2(both);
+    }
+    values[0] = pair.x;
+    values[1] = pair.y;
+  }
+
+  // Four values requantized to s8 in one word, the first one lowest; and a residual's back.
+  __device__ __forceinline__ uint32_t pack_bytes(const float* values) const {
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) word |= (requantize(values[i], out_scale) & 255) << 8 * i;
+    return word;
+  }
+  __device__ __forceinline__ void unpack_bytes(uint32_t word, float* values) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[i] = static_cast<float>(static_cast<int8_t>(word >> 8 * i));
+  }
+
+  // One finished sum (float, or int of s8) to its place in out. s32 takes the bare sum.
+  template <class Sum>
+  __device__ __forceinline__ void store(Sum sum, float scale, float bias, int token, int feature) const {
+    char* row = static_cast<char*>(out) + token * out_pitch;
+    if (out_type == Type::s32) {
+      reinterpret_cast<int*>(row)[feature] = static_cast<int>(sum);
+      return;
+    }
+    const float value = apply(static_cast<float>(sum), scale, bias, residual_of(token, feature));
+    switch (out_type) {
+      case Type::f16: reinterpret_cast<__half*>(row)[feature] = __float2half_rn(value); break;
+      case Type::bf16: reinterpret_cast<__nv_bfloat16*>(row)[feature] = __float2bfloat16_rn(value); break;
+      case Type::s8: reinterpret_cast<int8_t*>(row)[feature] = requantize(value, out_scale); break;
+      default: reinterpret_cast<float*>(row)[feature] = value;
+    }
+  }
+};
+
+}  // namespace sparse24

@@ -1,0 +1,200 @@
+// Registration of the CUDA side of ../ops.py's ops with torch's stable ABI, and nothing else.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+
+#include "config.h"
+#include "gemm.h"
+#include "layout.h"
+#include "pack.h"
+
+namespace sparse24 {
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int kPlanSm80 = -2;  // seam.py
+
+// torch's current stream. A weak reference to its symbol stays null where libtorch_cuda is loaded
+// later or locally, so it is looked up in the library that torch has loaded.
+cudaStream_t current_stream(int device) {
+  using Get = AOTITorchError (*)(int32_t, void**);
+  static const Get get = [] {
+    void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+    return torch_cuda ? reinterpret_cast<Get>(dlsym(torch_cuda, "aoti_torch_get_current_cuda_stream"))
+                      : nullptr;
+  }();
+  STD_TORCH_CHECK(get != nullptr, "sparse24: this torch has no CUDA (libtorch_cuda.so is not loaded)");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+struct Device {
+  int multiprocessors = 0, major = 0;
+};
+
+const Device& device_of(int index) {
+  static Device known[64];
+  Device& device = known[index];
+  if (device.multiprocessors == 0) {
+    cudaDeviceGetAttribute(&device.major, cudaDevAttrComputeCapabilityMajor, index);
+    cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  }
+  return device;
+}
+
+class OnDevice {  // the current device for as long as this lives
+ public:
+  explicit OnDevice(int index) {
+    cudaGetDevice(&before_);
+    if (before_ != index) cudaSetDevice(index);
+    changed_ = before_ != index;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+void check(const char* wrong) { STD_TORCH_CHECK(wrong == nullptr, "sparse24: ", wrong ? wrong : ""); }
+
+int32_t torch_dtype(Type type) {
+  switch (type) {
+    case Type::f16: return aoti_torch_dtype_float16();
+    case Type::bf16: return aoti_torch_dtype_bfloat16();
+    case Type::s8: return aoti_torch_dtype_int8();
+    case Type::e4m3: return aoti_torch_dtype_float8_e4m3fn();
+    case Type::s32: return aoti_torch_dtype_int32();
+    default: return aoti_torch_dtype_float32();
+  }
+}
+
+Type type_of(const Tensor& tensor) {
+  int32_t dtype;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  for (const Type type : {Type::f16, Type::bf16, Type::s8, Type::e4m3, Type::s32}) {
+    if (torch_dtype(type) == dtype) return type;
+  }
+  return Type::f32;
+}
+
+// [rows, columns] whose rows lie `pitch` elements apart.
+Tensor empty_rows(int64_t rows, int64_t columns, int64_t pitch, Type type, int device) {
+  const int64_t sizes[2] = {rows, columns}, strides[2] = {pitch, 1};
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes, strides, torch_dtype(type),
+                                                  aoti_torch_device_type_cuda(), device, &handle));
+  return Tensor(handle);
+}
+
+const char* sm90(const Gemm& gemm, const Plan& plan, int multiprocessors) {
+#define S24_CASE(type_)                                                             \
+  case Type::type_:                                                                 \
+    return gemm.sparse ? sm90_##type_##_sparse_gemm(gemm, plan, multiprocessors)    \
+                       : sm90_##type_##_dense_gemm(gemm, plan, multiprocessors);
+  switch (gemm.type) {
+    S24_CASE(f16) S24_CASE(bf16) S24_CASE(s8) S24_CASE(e4m3)
+    default: return "x must be float16, bfloat16, int8 or float8_e4m3fn";
+  }
+#undef S24_CASE
+}
+
+Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
+              std::optional<Tensor> scale, int64_t out_features, int64_t in_features, int64_t element,
+              int64_t out_type, int64_t activation, double residual_scale, double out_scale, bool sparse,
+              int64_t plan) {
+  STD_TORCH_CHECK(packed.is_contiguous() && packed.get_device_index() == x.get_device_index(),
+                  "sparse24: the packed weight must be contiguous and on the device of x");
+  const int index = x.get_device_index();
+  const OnDevice guard(index);
+  const Device& device = device_of(index);
+  Gemm gemm;
+  gemm.tokens = static_cast<int>(x.size(0));
+  gemm.in_features = static_cast<int>(in_features);
+  gemm.out_features = static_cast<int>(out_features);
+  gemm.type = static_cast<Type>(element);
+  gemm.out_type = static_cast<Type>(out_type);
+  gemm.sparse = sparse;
+  gemm.x = x.data_ptr();
+  gemm.x_pitch = x.stride(0) * size_of(gemm.type);
+  gemm.weight = packed.data_ptr();
+  const int out_size = size_of(gemm.out_type), step = 16 / out_size;
+  const int64_t pitch = (out_features + step - 1) / step * step;
+  Tensor out = empty_rows(gemm.tokens, out_features, pitch, gemm.out_type, index);
+  if (gemm.tokens == 0) return out;
+  gemm.out = out.data_ptr();
+  gemm.out_pitch = pitch * out_size;
+  gemm.scale = scale ? static_cast<const float*>(scale->data_ptr()) : nullptr;
+  gemm.bias = bias ? bias->data_ptr() : nullptr;
+  gemm.bias_type = bias ? type_of(*bias) : Type::f32;
+  gemm.residual = residual ? residual->data_ptr() : nullptr;
+  gemm.residual_pitch = residual ? residual->stride(0) * out_size : 0;
+  gemm.residual_scale = static_cast<float>(residual_scale);
+  gemm.out_scale = static_cast<float>(out_scale);
+  gemm.activation = static_cast<Activation>(activation);
+  gemm.stream = current_stream(index);
+  if (plan == kPlanSm80 || device.major != 9) {
+    check(sm80_gemm(gemm, device.multiprocessors));
+    return out;
+  }
+  const Plan chosen = plan < 0 ? choose_plan(gemm.tokens, gemm.in_features, gemm.out_features,
+                                             size_of(gemm.type), sparse, device.multiprocessors)
+                               : Plan::of(plan);
+  check(sm90(gemm, chosen, device.multiprocessors));
+  return out;
+}
+
+void pack_raw(Tensor weight, Tensor packed, Tensor bad, bool sparse) {
+  const int index = weight.get_device_index();
+  const OnDevice guard(index);
+  const Type type = type_of(weight);
+  check(pack(weight.data_ptr(), weight.stride(0) * size_of(type), weight.size(0), weight.size(1), type,
+             sparse, packed.data_ptr(), static_cast<int64_t*>(bad.data_ptr()), current_stream(index)));
+}
+
+Tensor unpack_(Tensor packed, int64_t rows, int64_t columns, int64_t element, bool sparse) {
+  const int index = packed.get_device_index();
+  const OnDevice guard(index);
+  const Type type = static_cast<Type>(element);
+  Tensor weight = empty_rows(rows, columns, columns, type, index);
+  check(unpack(packed.data_ptr(), rows, columns, type, sparse, weight.data_ptr(),
+               columns * size_of(type), current_stream(index)));
+  return weight;
+}
+
+int64_t plan(int64_t tokens, int64_t in_features, int64_t out_features, int64_t element, bool sparse,
+             int64_t multiprocessors) {
+  return choose_plan(tokens, in_features, out_features, size_of(static_cast<Type>(element)), sparse,
+                     multiprocessors)
+      .number();
+}
+
+double predict(int64_t number, int64_t tokens, int64_t in_features, int64_t out_features,
+               int64_t element, bool sparse, int64_t multiprocessors) {
+  return predict_seconds(Plan::of(number), tokens, in_features, out_features,
+                         size_of(static_cast<Type>(element)), sparse, multiprocessors);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparse24, CUDA, library) {
+  library.impl("linear", TORCH_BOX(&linear));
+  library.impl("pack_raw", TORCH_BOX(&pack_raw));
+  library.impl("unpack", TORCH_BOX(&unpack_));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparse24, CompositeExplicitAutograd, library) {
+  library.impl("plan", TORCH_BOX(&plan));
+  library.impl("predict", TORCH_BOX(&predict));
+}
+
+}  // namespace sparse24

@@ -1,0 +1,8 @@
+// Instances of the Hopper kernel: bf16, sparse weights, every tile.
+#include "sm90_launch.cuh"
+
+namespace sparse24 {
+const char* sm90_bf16_sparse_gemm(const Gemm& gemm, const Plan& plan, int multiprocessors) {
+  return sm90_launch_tile<Type::bf16, true>(gemm, plan, multiprocessors);
+}
+}  // namespace sparse24

@@ -1,0 +1,8 @@
+// Instances of the Hopper kernel: f16, dense weights, every tile.
+#include "sm90_launch.cuh"
+
+namespace sparse24 {
+const char* sm90_f16_dense_gemm(const Gemm& gemm, const Plan& plan, int multiprocessors) {
+  return sm90_launch_tile<Type::f16, false>(gemm, plan, multiprocessors);
+}
+}  // namespace sparse24

@@ -1,0 +1,95 @@
+// Host side of the Hopper kernel: check, encode the tensor maps, launch one tile's instance.
+#pragma once
+#include "sm90_gemm.cuh"
+#include "tensor_map.h"
+
+namespace sparse24 {
+
+inline CUtensorMapDataType map_type(Type type) {
+  switch (type) {
+    case Type::f16: return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    case Type::bf16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    case Type::f32: return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    case Type::s32: return CU_TENSOR_MAP_DATA_TYPE_INT32;
+    default: return CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  }
+}
+
+inline bool copy_engine_takes(const void* base, int64_t pitch) {
+  return reinterpret_cast<uintptr_t>(base) % 16 == 0 && pitch % 16 == 0;
+}
+
+template <class Shape>
+const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors) {
+  const int size = size_of(gemm.type), out_size = size_of(gemm.out_type);
+  const int blocks = plan.cluster_m * plan.cluster_n;
+  if (Shape::kTokens % (8 * plan.cluster_m) != 0) {
+    return "this tile's tokens cannot be divided over so wide a cluster";
+  }
+  Sm90Arguments arguments;
+  arguments.weight = static_cast<const uint8_t*>(gemm.weight);
+  arguments.epilogue = Epilogue(gemm);
+  arguments.tokens = gemm.tokens;
+  arguments.features = gemm.out_features;
+  arguments.row_blocks = ceil_div(gemm.out_features, kBlockRows);
+  arguments.k_blocks = ceil_div(gemm.in_features, block_k(size));
+  arguments.cluster_m = plan.cluster_m;
+  arguments.cluster_n = plan.cluster_n;
+  arguments.tiles_m = ceil_div(ceil_div(gemm.out_features, Shape::kRows), plan.cluster_m);
+  arguments.tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
+  arguments.raster = plan.raster < 1 ? arguments.tiles_m : plan.raster;
+  arguments.stores_by_copy_engine =
+      out_size <= 2 && copy_engine_takes(gemm.out, gemm.out_pitch) &&
+      (gemm.residual == nullptr || copy_engine_takes(gemm.residual, gemm.residual_pitch));
+
+  CUtensorMap x_map, out_map = {}, residual_map = {};
+  const char* wrong = encode_rows(&x_map, map_type(gemm.type), size, gemm.x, gemm.tokens, gemm.in_features,
+                                  gemm.x_pitch, Shape::kTokens / plan.cluster_m, block_k(size));
+  if (wrong == nullptr && arguments.stores_by_copy_engine) {
+    wrong = encode_rows(&out_map, map_type(gemm.out_type), out_size, gemm.out, gemm.tokens,
+                        gemm.out_features, gemm.out_pitch, Shape::kChunk, 64);
+    if (wrong == nullptr && gemm.residual != nullptr) {
+      wrong = encode_rows(&residual_map, map_type(gemm.out_type), out_size, gemm.residual, gemm.tokens,
+                          gemm.out_features, gemm.residual_pitch, Shape::kChunk, 64);
+    }
+  }
+  if (wrong != nullptr) return wrong;
+
+  const auto kernel = sm90_gemm_kernel<Shape>;
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes);
+  if (allowed != cudaSuccess) return cudaGetErrorString(allowed);
+  const int clusters = multiprocessors / blocks;
+  const int tiles = arguments.tiles_m * arguments.tiles_n;
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3((tiles < clusters ? tiles : clusters) * blocks);
+  config.blockDim = dim3(Shape::kThreads);
+  config.dynamicSmemBytes = Shape::kSharedBytes;
+  config.stream = gemm.stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const cudaError_t launched =
+      cudaLaunchKernelEx(&config, kernel, x_map, out_map, residual_map, arguments);
+  return launched == cudaSuccess ? nullptr : cudaGetErrorString(launched);
+}
+
+// Every tile of one type, chosen by its index in kTiles.
+template <Type kType, bool kSparse>
+const char* sm90_launch_tile(const Gemm& gemm, const Plan& plan, int multiprocessors) {
+  switch (plan.tile) {
+#define S24_TILE(i)                                                                          \
+  case i:                                                                                    \
+    return sm90_launch<Sm90Shape<kType, kSparse, kTiles[i].warpgroups, kTiles[i].row_steps,  \
+                                 kTiles[i].tokens>>(gemm, plan, multiprocessors);
+    S24_TILE(0) S24_TILE(1) S24_TILE(2) S24_TILE(3) S24_TILE(4)
+    S24_TILE(5) S24_TILE(6)
+#undef S24_TILE
+    default: return "there is no tile of this number";
+  }
+  static_assert(kTileCount == 7, "one case for each tile");
+}
+
+}  // namespace sparse24

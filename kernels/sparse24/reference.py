@@ -1,0 +1,78 @@
+"""The operation in plain torch: the truth for tests, and what runs where no kernel does."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .seam import ACTIVATIONS, DTYPES
+
+_NAMES = {number: name for name, number in ACTIVATIONS.items()}
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    out_type: int = 0,
+    activation: int = 0,
+    residual_scale: float = 1.0,
+    out_scale: float = 1.0,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """The result [tokens, out] of a dense weight [out, in], by the formula of csrc/gemm.h.
+
+    activation(scale * (x @ weight^T) + bias + residual_scale * residual), then times out_scale,
+    for int8 rounded half to even and clipped to [-127, 127]. Sums of int8 are exact; all else is
+    computed in `precision`, which is float64 where the result serves as the truth.
+    """
+    dtype = DTYPES[out_type]
+    if dtype == torch.int32:
+        return sums(x, weight, torch.float64).to(dtype)
+    total = sums(x, weight, precision)
+    total = epilogue(total, bias, residual, scale, activation, residual_scale, out_scale)
+    return stored(total, dtype)
+
+
+def sums(x: Tensor, weight: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    """x @ weight^T in `precision`; of int8 first summed exactly: a double holds every int32."""
+    if x.dtype == torch.int8:
+        return (x.double() @ weight.double().T).to(precision)
+    return x.to(precision) @ weight.to(precision).T
+
+
+def epilogue(
+    total: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    activation: int = 0,
+    residual_scale: float = 1.0,
+    out_scale: float = 1.0,
+) -> Tensor:
+    """What the kernels do to the sums before they round them, in the type of `total`."""
+    if scale is not None:
+        total = total * scale.to(total.dtype)
+    if bias is not None:
+        total = total + bias.to(total.dtype)
+    if residual is not None:
+        total = total + residual.to(total.dtype) * residual_scale
+    return activated(total, activation) * out_scale
+
+
+def activated(total: Tensor, activation: int) -> Tensor:
+    """An activation by its number."""
+    name = _NAMES[activation]
+    if name is None:
+        return total
+    if name == "relu":
+        return total.relu()
+    return F.gelu(total, approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def stored(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in the type it is stored in; to int8 rounded half to even and clipped."""
+    if dtype == torch.int8:  # torch rounds half to even
+        total = total.round().clamp(-127, 127)
+    return total.to(dtype)

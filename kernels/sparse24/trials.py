@@ -1,0 +1,164 @@
+"""Every candidate of a product, timed on random operands."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import torch
+
+from . import bench, draw
+from .bench import BenchError, Call, Timer, Timing
+from .candidates import Choice, Finish, Unsupported, copy_for, run
+from .seam import ACTIVATIONS, COST_MODEL, DTYPES, Plan
+from .weight import pack
+
+BACKENDS = ("sparse24", "cusparselt", "dense")
+FINALISTS = 3
+CLUSTERS = ((1, 1), (2, 1), (1, 2))
+RASTERS = (0, 4, 16)
+
+
+class Problem(NamedTuple):
+    """What the time of a product depends on."""
+
+    tokens: int
+    out_features: int
+    in_features: int
+    element: int
+    out_type: int
+    activation: int = 0
+    bias: bool = False
+    residual: bool = False
+    scale: bool = False
+    sparse: bool = True
+
+    def key(self) -> str:
+        """The problem as one word, for a file."""
+        types = ":".join(
+            str(DTYPES[number]).removeprefix("torch.") for number in (self.element, self.out_type)
+        )
+        names = {number: name for name, number in ACTIVATIONS.items()}
+        extras = [name for name in ("bias", "residual", "scale") if getattr(self, name)]
+        extras += [names[self.activation]] if self.activation else []
+        kind = "2:4" if self.sparse else "dense"
+        size = f"{self.out_features}x{self.tokens}x{self.in_features}"
+        return " ".join([size, types, kind, "+".join(extras) or "bare"])
+
+
+class Trial(NamedTuple):
+    """A candidate and its time, or why it has none."""
+
+    choice: Choice
+    timing: Timing | None
+    reason: str = ""
+
+
+class Operands:
+    """Sets of random operands of a problem, enough of them to rotate past the L2."""
+
+    def __init__(self, problem: Problem, device: torch.device, sets: int | None = None) -> None:
+        """Draws the first set; the others are its copies, as a time depends little on values."""
+        self.problem = problem
+        dtype, out = DTYPES[problem.element], DTYPES[problem.out_type]
+        tokens, rows, columns = problem.tokens, problem.out_features, problem.in_features
+        self.weight = draw.weight_2to4(rows, columns, dtype, 0, device)
+        if not problem.sparse:
+            self.weight = draw.operand(rows, columns, dtype, 0, device)
+        x = draw.operand(tokens, columns, dtype, 2, device)
+        bias = torch.randn(rows, device=device).to(out if out.itemsize == 2 else torch.float32)
+        residual = torch.randn(tokens, rows, device=device).to(out) if problem.residual else None
+        size = x.nbytes + self.weight.nbytes + tokens * rows * out.itemsize
+        self.sets = sets or bench.sets_to_rotate(size)
+        self.inputs = [(x.clone(), _clone(residual)) for _ in range(self.sets)]
+        self.bias = bias if problem.bias else None
+        self.scale = torch.full((rows,), 1e-4, device=device) if problem.scale else None
+        self.packed = [pack(self.weight, problem.sparse)]
+        self.packed += [self.packed[0].clone() for _ in range(self.sets - 1)]
+        self._copies: dict[str, list[torch.Tensor | None]] = {}
+
+    def calls(self, choice: Choice) -> list[Call]:
+        """One call for each set, by one candidate."""
+        if choice.backend not in self._copies:
+            first = copy_for(choice.backend, self.weight)
+            self._copies = {choice.backend: [_clone(first) for _ in range(self.sets)]}
+        problem = self.problem
+        numbers = problem.out_type, problem.activation, 1.0, 1.0
+        copies = self._copies[choice.backend]
+        return [
+            partial(run, choice, x, w, copy, self._finish(residual, numbers))
+            for (x, residual), w, copy in zip(self.inputs, self.packed, copies, strict=True)
+        ]
+
+    def _finish(self, residual: torch.Tensor | None, numbers: tuple) -> Finish:
+        return self.bias, residual, self.scale, *numbers
+
+
+def trials(
+    problem: Problem,
+    device: torch.device,
+    timer: Timer = bench.graph_time,
+    backends: tuple[str, ...] = BACKENDS,
+    plans: bool = True,
+) -> list[Trial]:
+    """The best of each backend, the fastest first; a backend that cannot says why, at the end.
+
+    All candidates are timed once in short, then the FINALISTS of each backend at length; `plans`:
+    all of ours, not the cost model's alone. BenchError if the GPU is lost on the way.
+    """
+    operands, found = Operands(problem, device), []
+    for backend in backends:
+        quick = partial(_timed, timer=bench.glance(timer))
+        tried = sorted(_tried(operands, backend, quick, plans), key=_time)
+        timed = [
+            _timed(operands, trial.choice, timer) for trial in tried[:FINALISTS] if trial.timing
+        ]
+        found.append(min(timed or tried, key=_time))
+    return sorted(found, key=_time)
+
+
+def _tried(
+    operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool
+) -> list[Trial]:
+    done = [timed(operands, Choice(backend, COST_MODEL if backend == "sparse24" else 0))]
+    if done[0].timing is None or backend == "dense":
+        return done
+    if backend == "cusparselt":  # its search call of torch 2.11 crashes: ask for each by number
+        failed = 0
+        while failed < 3:  # numbers end, and some do not take some shapes
+            done.append(timed(operands, Choice(backend, len(done))))
+            failed = failed + 1 if done[-1].timing is None else 0
+        return done
+    for tile in count() if plans and operands.packed[0].backend == "sm90" else ():
+        found = [
+            timed(operands, Choice(backend, Plan(tile, *cluster, raster).number()))
+            for cluster in CLUSTERS
+            for raster in RASTERS
+        ]
+        if not any(trial.timing for trial in found):
+            break
+        done += found
+    return done
+
+
+def _timed(operands: Operands, choice: Choice, timer: Timer) -> Trial:
+    try:
+        return Trial(choice, timer(operands.calls(choice)))
+    except (Unsupported, RuntimeError) as error:
+        if isinstance(error, BenchError):
+            raise
+        reason = str(error).splitlines()[0]
+    if operands.packed[0].device_type == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as lost:
+            raise BenchError(f"the GPU was lost by {choice}: {reason}; start again") from lost
+    return Trial(choice, None, reason)
+
+
+def _time(trial: Trial) -> float:
+    return trial.timing.median_us if trial.timing else float("inf")
+
+
+def _clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.clone()

@@ -1,0 +1,125 @@
+"""The table and the plot of the GEMM benchmark, from its measurements alone."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from workbench.record import RecordError
+from workbench.report.cells import Table, Text
+from workbench.report.style import MUTED, PALETTE, STYLE, panel
+from workbench.report.wording import DASH
+from workbench.resolve import EXPERIMENTS
+
+COLUMNS = (
+    "m", "n", "k", "dtype", "dense_us", "dense_backend", "cusparselt_us", "sparse24_us",
+    "speedup_vs_dense", "speedup_vs_cusparselt", "share_of_ceiling", "talk",
+)  # fmt: skip
+HEADER = (
+    "m x n x k", "Type", "Dense", "cuSPARSELt", "sparse24", "Speedup", "Over cuSPARSELt",
+    "Of the ceiling", "Talk",
+)  # fmt: skip
+OURS = ("sparse24", "sparse24 untuned")
+
+
+def gemm_table(measurements: Path) -> Table:
+    """A row per shape and type; RecordError where the folder lacks the measurements.
+
+    Dense is the fastest of the libraries and of our kernel's dense mode; ours the best plan.
+    """
+    told, ceilings = (_read(measurements / f"{name}.json") for name in ("gemm", "wgmma_ceiling"))
+    talk = _talk()
+    best = {row["dtype"]: 0.0 for row in ceilings["rows"]}
+    for row in ceilings["rows"]:
+        best[row["dtype"]] = max(best[row["dtype"]], row["sparse"])
+    frame = pd.DataFrame([_numbers(row, best, talk) for row in told["rows"]], columns=COLUMNS)
+    facts = told["facts"]
+    notes = [
+        ("", told["method"] + "."),
+        ("", "m: output features, n: tokens, k: input features. Times in microseconds."),
+        ("", "Dense is the fastest of the libraries and of our kernel's dense mode, as named."),
+        ("", f"Ceiling: the sparse instructions alone, measured on {ceilings['facts']['device']}."),
+        ("", "Talk: the speedup printed there, on an A100 (slide of BERT-Large's GEMMs)."),
+        ("", ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")),
+    ]
+    return Table(
+        name="gemm",
+        title=f"GEMMs, 2:4 against dense, on {facts['device']}",
+        header=list(HEADER),
+        rows=[_texts(row) for row in frame.to_dict("records")],
+        notes=notes,
+        numbers=frame,
+    )
+
+
+@mpl.rc_context(STYLE)
+def gemm_plot(frame: pd.DataFrame, path: Path) -> None:
+    """Write the speedup over dense against the size of the product, a color per type, as svg."""
+    figure, axes = panel(7.2, 3.6)
+    for color, (dtype, rows) in zip(PALETTE, frame.groupby("dtype", sort=False), strict=False):
+        work = 2e-9 * rows.m * rows.n * rows.k
+        axes.plot(work, rows.speedup_vs_dense, "o", color=color, label=f"sparse24 {dtype}", ms=4)
+        theirs = rows.dense_us / rows.cusparselt_us
+        axes.plot(work, theirs, "x", color=color, label=f"cuSPARSELt {dtype}", ms=4, alpha=0.6)
+    axes.axhline(1, color=MUTED, linewidth=1)
+    axes.set(xscale="log", xlabel="GFLOP of the dense product", ylabel="speedup over dense")
+    axes.legend(ncols=2)
+    figure.patch.set(visible=True, facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dict[str, Any]:
+    times = {name: told.get("median_us") for name, told in row["found"].items()}
+    dense = {n: t for n, t in times.items() if t and n not in (*OURS, "cusparselt")}
+    backend = min(dense, key=dense.__getitem__, default=None)
+    ours, theirs = (times.get(name) or float("nan") for name in ("sparse24", "cusparselt"))
+    m, n, k, dtype = (row[name] for name in ("m", "n", "k", "dtype"))
+    dense_us = dense[backend] if backend else float("nan")
+    tflops = 2e-6 * m * n * k / ours
+    return {
+        "m": m, "n": n, "k": k, "dtype": dtype,
+        "dense_us": dense_us,
+        "dense_backend": backend,
+        "cusparselt_us": theirs,
+        "sparse24_us": ours,
+        "speedup_vs_dense": dense_us / ours,
+        "speedup_vs_cusparselt": theirs / ours,
+        "share_of_ceiling": tflops / ceilings.get(dtype, float("nan")),
+        "talk": talk.get((m, n, k)) if dtype == "float16" else None,
+    }  # fmt: skip
+
+
+def _texts(row: dict[str, Any]) -> list[Text]:
+    def shown(name: str, form: str) -> str:
+        return DASH if pd.isna(row[name]) else format(row[name], form)
+
+    dense = Text(shown("dense_us", ".1f"), metric=row["dense_backend"] or "")
+    return [
+        Text(f"{row['m']} x {row['n']} x {row['k']}"),
+        Text(row["dtype"]),
+        dense,
+        Text(shown("cusparselt_us", ".1f")),
+        Text(shown("sparse24_us", ".1f")),
+        Text(shown("speedup_vs_dense", ".2f")),
+        Text(shown("speedup_vs_cusparselt", ".2f")),
+        Text(shown("share_of_ceiling", ".0%")),
+        Text(shown("talk", ".2f")),
+    ]
+
+
+def _talk() -> dict[tuple[int, int, int], float]:
+    with (EXPERIMENTS / "talk" / "gemm.csv").open(newline="") as file:
+        return {
+            (int(row["M"]), int(row["N"]), int(row["K"])): float(row["speedup_sparse_vs_dense"])
+            for row in csv.DictReader(file)
+        }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise RecordError(f"{path}: no such measurement; run `workbench bench gemm` on a GPU")
+    return json.loads(path.read_text())
