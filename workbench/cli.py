@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from workbench import dag, resolve, serve
+from workbench import dag, failure, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.sections import STAGES, Stage
 
@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seeds", default="")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
+    added = command("claims", _claims, "every number that the talk prints, with ours, as a table")
+    added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
     added.add_argument("what", choices=BENCHMARKS)
     added.add_argument("--only", action="append", default=[], help="a group of GEMMs; repeatable")
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         "table",
         "report",
+        "claims",
         "bench",
         "bench-table",
         "calibrators",
@@ -150,7 +153,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _stage(arguments: argparse.Namespace) -> None:
-    _run_cell(_cell(arguments, arguments.command), arguments)
+    _attempt(_cell(arguments, arguments.command), arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -161,9 +164,20 @@ def _run(arguments: argparse.Namespace) -> None:
     due = dag.due(cells, Path(dag.RESULTS))
     for cell in cells:
         if cell in due:
-            _run_cell(cell, arguments)
+            _attempt(cell, arguments)
         else:
             print(f"{dag.record_path(cell)}: is current", flush=True)
+
+
+def _attempt(cell: Cell, arguments: argparse.Namespace) -> None:
+    """Run a cell; an error is kept for the tables, which have a dash in its place."""
+    folder = Path(dag.RESULTS, cell.folder)
+    try:
+        _run_cell(cell, arguments)
+    except _errors() as error:
+        failure.remember(folder, error)
+        raise
+    failure.forget(folder)
 
 
 def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
@@ -283,6 +297,12 @@ def _table(arguments: argparse.Namespace) -> None:
     report.table(arguments.study, arguments.scale, networks, seeds, arguments.root)
     if arguments.readme:
         report.readme_block(arguments.scale, arguments.study, arguments.root)
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    print(report.write_claims(arguments.scale, arguments.root))
 
 
 def _bench(arguments: argparse.Namespace) -> None:

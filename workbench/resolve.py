@@ -135,9 +135,9 @@ def study(name: str) -> Study:
     """A study whose treatments and networks exist."""
     tree, origins = _extended("studies", name)
     found = checked(Study, tree, origins, f"studies/{name}.yaml")
-    for column in found.columns.values():
+    for column in [*found.columns.values(), *found.methods.values()]:
         known("treatments", column.treatment)
-    for network in found.networks:
+    for network in [*found.networks, *(method.network for method in found.methods.values())]:
         known("networks", network)
     return found
 

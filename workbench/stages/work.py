@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from workbench.tasks import Task, open_task
 from workbench.training.resume import Resume, Row
 
 Weights = dict[str, torch.Tensor]
+COUNTERS = "*num_batches_tracked"  # of batch norms: files of old PyTorch lack them, none use them
 
 
 class StageError(RuntimeError):
@@ -99,9 +101,16 @@ class Work:
         """An input file of the stage."""
         return read_weights(self.results / dag.upstream(self.cell)[role])
 
-    def obtained(self, phase: str) -> Weights:
-        """The published weights that a phase takes, their file checked against the catalog."""
-        return load_file(open_source(self.spec.phases[phase].weights, self.data).file("weights"))
+    def obtained(self, phase: str) -> tuple[Weights, tuple[str, ...]]:
+        """The published weights that a phase takes, and patterns of the names that they may lack.
+
+        Their file is checked against the catalog, whose entry says how its names differ.
+        """
+        source = open_source(self.spec.phases[phase].weights, self.data)
+        entry, found = source.entry, load_file(source.file("weights"))
+        unused = entry.get("unused", ())
+        named = {f"{entry.get('prefix', '')}{k}": v for k, v in found.items() if k not in unused}
+        return named, (COUNTERS, *entry.get("lacks", ()))
 
     def masks(self) -> sparsity.Masks | None:
         """The masks that the stage has to keep, if it has any: those that were pruned."""
@@ -219,11 +228,11 @@ def state(model: nn.Module) -> Weights:
 def load(model: nn.Module, weights: Weights, may_lack: tuple[str, ...] = ()) -> None:
     """Load the weights of this very network; those of another are refused.
 
-    Only buffers and parameters whose names end as `may_lack` says may be absent.
+    Only what matches a pattern of `may_lack` may be absent and stays as it was.
     """
     left_out = take(model, weights)
-    names = [name for kind in left_out.values() for name in kind]
-    if names := [name for name in names if not name.endswith(may_lack)]:
+    fresh = [n for n in left_out["fresh"] if not any(fnmatch(n, each) for each in may_lack)]
+    if names := [*fresh, *left_out["unused"]]:
         raise StageError(
             f"the weights are of another network ({', '.join(names[:3])}: absent or of another "
             "shape); run the stages from dense on again"

@@ -37,6 +37,17 @@ class Run:
     log: Callable[[str, list[Row]], None]
     hold: Callable[[nn.Module, optim.Optimizer, int], Any] | None = None  # int: steps to come
 
+    def judged(self, model: nn.Module, task: Task) -> dict[str, float]:
+        """The primary metric on held-out data now, in the precision of training; the model goes on.
+
+        All processes judge, each the whole of the data.
+        """
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            value = task.evaluate(model, self.accelerator.device)[task.metric]
+        model.train()
+        return {"held_out": float(value)}
+
 
 @dataclass
 class Progress:
@@ -76,6 +87,7 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     """Train `model` in place for a phase and return its curve; an interrupted phase goes on."""
     accelerator, spec = run.accelerator, phase.train
     length = steps(spec.length, task.steps_per_epoch)
+    judge_every = phase.eval.every and max(1, steps(phase.eval.every, task.steps_per_epoch, length))
     optimizer = optimizers.build(model, spec.optimizer)
     rank = [accelerator.process_index] if accelerator.process_index else []
     torch.manual_seed(seed_for(run.seed, "dropout", name, *rank))
@@ -117,8 +129,11 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
         if averaging:
             averaging.update(step + 1)
         progress.waiting.append((step, rate, loss.detach()))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
-            fresh = progress.flush(accelerator, held.measured() if held else {})
+        to_judge = judge_every and _is_due(step + 1, judge_every, length)
+        if _is_due(step + 1, LOG_EVERY, length) or to_judge:
+            measured = held.measured() if held else {}
+            measured |= run.judged(model, task) if to_judge else {}
+            fresh = progress.flush(accelerator, measured)
             bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
             run.log(name, fresh)
             if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:
@@ -133,6 +148,10 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     accelerator.free_memory()
     _unwrap(accelerator, wrapped)
     return progress.rows
+
+
+def _is_due(done: int, every: int, length: int) -> bool:
+    return done % every == 0 or done == length
 
 
 def _unwrap(accelerator: Accelerator, wrapped: nn.Module) -> None:
