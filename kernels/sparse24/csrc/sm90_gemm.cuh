@@ -169,21 +169,22 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                           arguments.tiles_m, arguments.tiles_n, arguments.raster};
   const int role = threadIdx.x / 128;
   if (role == 0) {
-    setmaxnreg_decrease<40>();
+    setmaxnreg_decrease<56>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
       sm90_produce<Shape>(x_map, arguments, schedule, x_at, weight_at, full, empty, rank_m, rank_n);
     }
     __syncwarp();
   } else {
-    setmaxnreg_increase<232>();
+    setmaxnreg_increase<224>();
     const int warpgroup = role - 1;
     const uint32_t staging = staging_at + warpgroup * Shape::kStagingBytes;
     sm90_consume<Shape>(out_map, residual_map, arguments, schedule, x_at, weight_at,
                         staging, shared + (staging - shared_address(shared)), full, empty,
                         residual_barriers + 8 * warpgroup, rank_m, rank_n);
   }
-  // A block must outlive what others of its cluster still copy into it or tell it.
-  if (blocks > 1) cluster_sync();
+  // A block must outlive what others of its cluster still copy into it or tell it. (Asked anew, so
+  // that no register is kept for it.)
+  if (cluster_blocks() > 1) cluster_sync();
 }
 
 }  // namespace sparse24
