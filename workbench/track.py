@@ -18,8 +18,9 @@ from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
+from workbench.files import write_text  # noqa: E402
 from workbench.provenance import sha256  # noqa: E402
-from workbench.record import Cell, Record, read, write_text  # noqa: E402
+from workbench.record import Cell, Record, read  # noqa: E402
 from workbench.resolve import leaves  # noqa: E402
 
 DEFAULT_STORE = "sqlite:///mlflow.db"

@@ -5,7 +5,8 @@ from pathlib import Path
 from string import Template
 
 from workbench import dag, resolve
-from workbench.record import Cell, Record, write_text
+from workbench.files import write_text
+from workbench.record import Cell, Record
 from workbench.report import collect, compare
 from workbench.report.network import Network
 from workbench.report.render import RESULTS, grid, html

@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 
 from workbench import dag, resolve
-from workbench.record import RecordError, write_text
+from workbench.files import write_text
+from workbench.record import RecordError
 from workbench.report.tables import Table, Text, study_table
 
 RESULTS = Path(dag.RESULTS)

@@ -34,9 +34,7 @@ def run(work: Work) -> Record:
     work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
     work.write_curve(trained.rows)
-    record = work.finish(work.spec.last_phase, trained.task, None, {})
-    work.forget_resume()
-    return record
+    return work.finish(work.spec.last_phase, trained.task, None, {})
 
 
 def train_phases(
