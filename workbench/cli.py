@@ -162,10 +162,11 @@ def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
     work = _work(cell)
     if not work.accelerator.is_main_process:  # another of `accelerate launch`; the main one writes
         stages.run(work)
-        return
-    with files.alone(work.out):
-        _recorded(work, arguments.no_track)
-        work.forget_resume()
+    else:
+        with files.alone(work.out):
+            _recorded(work, arguments.no_track)
+            work.forget_resume()
+    work.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
 
 
 def _recorded(work, without_mirror: bool) -> None:  # noqa: ANN001 - a Work, which imports torch
