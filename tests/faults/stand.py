@@ -39,6 +39,7 @@ class Stand:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self.process.stdout.readline() == "ready\n"
 
     def run(self, *arguments: str, folder: Path, **hindrance: Any) -> tuple[int, str]:
         """Exit status (negative: the signal) and what was printed; `_hinder` has the hindrances."""
@@ -152,6 +153,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     serve._load()
+    print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps({"status": _answer(json.loads(line))}), flush=True)
 

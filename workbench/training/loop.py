@@ -89,8 +89,8 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
         )
     wrapped, prepared = accelerator.prepare(model, optimizer)
     held = run.hold(model, prepared, length) if run.hold else None
-    start = _restored(run, name, model, optimizer, averaging, held, sharing)
-    progress = Progress(name, run.resume.curve(name, start))
+    start, rows = _restored(run, name, model, optimizer, averaging, held, sharing)
+    progress = Progress(name, rows)
     batches = iter(task.training_batches(start, length, sharing.shares))
     bar = tqdm(
         range(start, length),
@@ -194,10 +194,10 @@ def _restored(
     averaging: Averaging | None,
     held: Any,
     sharing: Sharing,
-) -> int:
+) -> tuple[int, list[Row]]:
     state = run.resume.load(name)
     if state is None:
-        return 0
+        return 0, []
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if run.accelerator.scaler:
@@ -211,4 +211,4 @@ def _restored(
         torch.cuda.set_rng_state_all(state["device_random"])
     print(f"phase {name}: goes on at step {state['step']}", flush=True)
     sharing.restore(state["sharing"])
-    return state["step"]
+    return state["step"], state["curve"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from workbench.files import refusing, whole, write_text
 
@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 
 class Resume:
-    """The folder `resume/` of a stage: finished phases, the running one's state, the curve.
+    """The folder `resume/` of a stage: finished phases, the running one's state, both
+    with their curves.
 
     What a disk has damaged since is told and trained again; the result is the same.
     """
@@ -37,41 +38,33 @@ class Resume:
 
     def finished(self, phase: str) -> dict[str, torch.Tensor] | None:
         """The weights at the end of a phase, if an earlier attempt came that far."""
-        path = self.folder / f"{phase}.safetensors"
-        return None if self._rows(phase) is None else _undamaged(path, load_file)
+        found = _undamaged(self._finished(phase), _weights_and_curve)
+        return found[0] if found else None
 
     def finish(self, phase: str, weights: dict[str, torch.Tensor], rows: list[Row]) -> None:
         """Keep the weights and the curve of a phase that is over."""
-        self._keep_curve(phase, rows)
-        with whole(self.folder / f"{phase}.safetensors") as part:
-            save_file(weights, part)
+        with whole(self._finished(phase)) as part:
+            save_file(weights, part, metadata={"curve": json.dumps(rows)})
         (self.folder / "state.pt").unlink(missing_ok=True)
 
     def save(self, phase: str, state: dict[str, Any], rows: list[Row]) -> None:
         """Keep the state of the running phase (tensors, numbers, lists and mappings only)."""
-        self._keep_curve(phase, rows)
         content = io.BytesIO()  # writing to a full disk itself, torch.save hides why it failed
-        torch.save({"phase": phase, **state}, content)
+        torch.save({"phase": phase, "curve": rows, **state}, content)
         with whole(self.folder / "state.pt") as part:
             part.write_bytes(content.getbuffer())
 
     def load(self, phase: str) -> dict[str, Any] | None:
-        """The state of the running phase, on the CPU."""
-        if self._rows(phase) is None:
-            return None
+        """The state of the running phase, on the CPU, with its logged rows as `curve`."""
         state = _undamaged(self.folder / "state.pt", _state)
         return state if state and state["phase"] == phase else None
 
-    def curve(self, phase: str, before: int | None = None) -> list[Row]:
-        """The logged rows of a phase, those before a step."""
-        rows = self._rows(phase) or []
-        return [row for row in rows if before is None or row["step"] < before]
+    def curve(self, phase: str) -> list[Row]:
+        """The logged rows of a finished phase."""
+        return _weights_and_curve(self._finished(phase))[1]
 
-    def _rows(self, phase: str) -> list[Row] | None:
-        return _undamaged(self.folder / f"{phase}.jsonl", _lines)
-
-    def _keep_curve(self, phase: str, rows: list[Row]) -> None:
-        write_text(self.folder / f"{phase}.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
+    def _finished(self, phase: str) -> Path:
+        return self.folder / f"{phase}.safetensors"
 
 
 def _undamaged(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -90,5 +83,7 @@ def _state(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True, map_location="cpu")
 
 
-def _lines(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def _weights_and_curve(path: Path) -> tuple[dict[str, torch.Tensor], list[Row]]:
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return weights, json.loads(file.metadata()["curve"])
