@@ -21,7 +21,7 @@ MAY = {
     "provenance": {"resolve"},
     "record": {"files", "sections"},
     "dag": {"resolve", "record", "sections", "spec"},
-    "sparsity": set(),
+    "sparsity": {"files"},
     "quant": {"sparsity"},
     "models": set(),
     "data": {"resolve", "provenance", "seeds"},

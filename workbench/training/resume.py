@@ -2,17 +2,16 @@
 
 import io
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workbench.files import refusing, whole, write_text
+from workbench.files import DAMAGED, refusing, whole, write_text
 
 FOLDER = "resume"
 Row = dict[str, Any]
@@ -73,14 +72,15 @@ def _undamaged(path: Path, read: Callable[[Path], Any]) -> Any:
         return None
     try:
         return read(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except DAMAGED as error:
         why = " ".join(str(error).split())[:120]
         print(f"{path}: damaged ({why}); its phase is trained again", flush=True)
         return None
 
 
 def _state(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True, map_location="cpu")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return {**state, "phase": state["phase"], "curve": state["curve"]}
 
 
 def _weights_and_curve(path: Path) -> tuple[dict[str, torch.Tensor], list[Row]]:
