@@ -186,6 +186,7 @@ def test_jobs_that_write_at_once_lose_nothing(server: Server, repository: Path) 
     assert sorted(roles) == ["network"] * len(NETWORKS) + ["stage"] * len(NETWORKS)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_server_killed_in_the_middle_costs_nothing(server: Server, repository: Path) -> None:
     scale = repository / "experiments/scales/smoke.yaml"
@@ -213,6 +214,7 @@ def told(repository: Path, server: Server) -> str:
     return (repository / "track.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_attempt_is_ended_by_the_next(server: Server, repository: Path) -> None:
     path = record_of(repository, "levenshtein_transformer")
