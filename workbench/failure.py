@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from workbench.record import write_text
+from workbench.files import write_text
 
 NAME = "failed.json"
 

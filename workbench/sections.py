@@ -130,10 +130,17 @@ class Average(Section):
 
 
 class Train(Section):
-    """One phase of training."""
+    """One phase of training.
+
+    `batch` examples make a step. They are cut into `shares` that are computed one after the other
+    and whose gradients are averaged (gradient accumulation): less memory, and batch norms see a
+    share. Several processes take the shares in turn, as many shares as processes if more than 1 are
+    not asked for, so that the curve depends on the shares and not on how many processes there are.
+    """
 
     length: Duration
     batch: Count
+    shares: Count = 1
     optimizer: Optimizer
     schedule: Schedule = Schedule()
     clip_norm: Positive | None = None

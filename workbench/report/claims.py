@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.record import Record, RecordError, read, write_text
+from workbench.files import write_text
+from workbench.record import Record, RecordError, read
 from workbench.report import collect, compare
 from workbench.report.gemm import gemm_table
 from workbench.report.registry import ACCURACY, Printed, registry, rows_of

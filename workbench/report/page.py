@@ -6,7 +6,8 @@ from pathlib import Path
 from string import Template
 
 from workbench import dag, resolve
-from workbench.record import Record, write_text
+from workbench.files import write_text
+from workbench.record import Record
 from workbench.report import claims, collect, compare, costs, held_out
 from workbench.report.network import Network
 from workbench.report.render import RESULTS, html, made_of

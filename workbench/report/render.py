@@ -5,7 +5,8 @@ from html import escape
 from pathlib import Path
 
 from workbench import dag, resolve
-from workbench.record import RecordError, write_text
+from workbench.files import write_text
+from workbench.record import RecordError
 from workbench.report.cells import Table, Text
 from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.methods import methods_table

@@ -34,9 +34,7 @@ def run(work: Work) -> Record:
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
     work.write_curve(trained.rows)
     rows = {"summary": summary(trained.model)}
-    record = work.finish(work.spec.last_phase, trained.task, None, rows)
-    work.forget_resume()
-    return record
+    return work.finish(work.spec.last_phase, trained.task, None, rows)
 
 
 def train_phases(
