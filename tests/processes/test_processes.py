@@ -54,7 +54,9 @@ def process(rank: int, world: int, folder: Path, experiments: Path, cells: list,
     """A process of a group, started once for many cells; `most` states are saved, then it dies."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "LOCAL_WORLD_SIZE": str(world)}
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    # accelerate sets the threads by the number of processes where this is unset, and sums of other
+    # threads differ in their last bit
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     if world > 1:
         store = torch.distributed.FileStore(str(folder / f"store{most}"), world)
