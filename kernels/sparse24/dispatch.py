@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import bench, build
 from .bench import Timer, Timing
-from .candidates import OURS, Choice, Rung, copy_for
+from .candidates import OURS, Choice, Rung, copy_for, signature
 from .linear import chosen, default_out, linear, prepared
 from .scales import Scales
 from .seam import ACTIVATIONS, TYPES, Plan
@@ -187,7 +187,7 @@ def _rung(
     given = inspect.signature(linear).bind(x, w, *args, **kwargs)
     given.apply_defaults()
     flat, finish = prepared(**given.arguments)
-    return chosen(w, finish, flat.shape[0]), flat.shape[0]
+    return chosen(w, signature(finish), flat.shape[0]), flat.shape[0]
 
 
 def _named(choice: Choice, w: SparseWeight) -> str:

@@ -39,6 +39,7 @@ class Gemm(ctypes.Structure):
         ("residual_scale", ctypes.c_float),
         ("out_scale", ctypes.c_float),
         ("activation", ctypes.c_int),
+        ("convolution", ctypes.c_void_p),
         ("stream", ctypes.c_void_p),
     ]
 

@@ -37,13 +37,15 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
 }
 
 Plan choose_plan(int tokens, int in_features, int out_features, int size, bool sparse,
-                 int multiprocessors) {
+                 int multiprocessors, int groups) {
+  const int group_features = out_features / groups;
   constexpr int kClusters[][2] = {{1, 1}, {2, 1}, {1, 2}};
   Plan best = {};
   double least = 0;
   for (int tile = 0; tile < kTileCount; ++tile) {
     for (const auto& cluster : kClusters) {
       if (cluster[0] > 1 && out_features <= kTiles[tile].rows()) continue;
+      if (groups > 1 && group_features % (kTiles[tile].rows() * cluster[0]) != 0) continue;
       if (cluster[1] > 1 && tokens <= kTiles[tile].tokens) continue;
       const Plan plan = {tile, cluster[0], cluster[1], 8 / cluster[0]};
       const double seconds =

@@ -22,10 +22,11 @@ constexpr Tile kTiles[] = {
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
-// The plan of the least predicted time; cost in seconds is what the model says of one plan.
+// The plan of the least predicted time; cost in seconds is what the model says of one plan. A
+// convolution's groups: no tile may reach over the features of one (a multiple of 64).
 double predict_seconds(const Plan& plan, int tokens, int in_features, int out_features, int size,
                        bool sparse, int multiprocessors);
 Plan choose_plan(int tokens, int in_features, int out_features, int size, bool sparse,
-                 int multiprocessors);
+                 int multiprocessors, int groups = 1);
 
 }  // namespace sparse24

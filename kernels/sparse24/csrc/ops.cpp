@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
+#include <vector>
 
 #include "config.h"
 #include "gemm.h"
@@ -148,11 +149,14 @@ void launch(Gemm& gemm, int64_t plan, int index) {
   const Device& device = device_of(index);
   gemm.stream = current_stream(index);
   if (plan == kPlanSm80 || device.major != 9) {
+    STD_TORCH_CHECK(gemm.convolution == nullptr,
+                    "sparse24: only the Hopper kernel gathers a convolution's pixels itself");
     check(sm80_gemm(gemm, device.multiprocessors));
     return;
   }
   const Plan chosen = plan < 0 ? choose_plan(gemm.tokens, gemm.in_features, gemm.out_features,
-                                             size_of(gemm.type), gemm.sparse, device.multiprocessors)
+                                             size_of(gemm.type), gemm.sparse, device.multiprocessors,
+                                             gemm.convolution ? gemm.convolution->groups : 1)
                                : Plan::of(plan);
   check(sm90(gemm, chosen, device.multiprocessors));
 }
@@ -174,13 +178,18 @@ Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional
   return out;
 }
 
-// x [batch, height, width, channels], whole; the result is [batch * out_height * out_width, out].
+int out_size(int size, int kernel, int stride, int padding, int dilation) {
+  return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+// x [batch, height, width, channels], channels contiguous and pixels one pitch apart; the pairs are
+// of height and width; the result is [batch * out_height * out_width, out].
 Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
-                std::optional<Tensor> scale, int64_t out_features, int64_t kernel_height,
-                int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
-                int64_t padding_width, int64_t dilation_height, int64_t dilation_width, int64_t groups,
-                int64_t element, int64_t out_type, int64_t activation, double residual_scale,
-                double out_scale, bool sparse, int64_t plan) {
+                std::optional<Tensor> scale, int64_t out_features, std::vector<int64_t> kernel,
+                std::vector<int64_t> stride, std::vector<int64_t> padding,
+                std::vector<int64_t> dilation, int64_t groups, int64_t element, int64_t out_type,
+                int64_t activation, double residual_scale, double out_scale, bool sparse,
+                int64_t plan) {
   const int index = x.get_device_index();
   const OnDevice guard(index);
   Gemm gemm = gemm_of(x, packed, bias, residual, scale, out_features, element, out_type, activation,
@@ -190,21 +199,21 @@ Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::option
   c.height = static_cast<int>(x.size(1));
   c.width = static_cast<int>(x.size(2));
   c.channels = static_cast<int>(x.size(3));
-  c.kernel_height = static_cast<int>(kernel_height);
-  c.kernel_width = static_cast<int>(kernel_width);
-  c.stride_height = static_cast<int>(stride_height);
-  c.stride_width = static_cast<int>(stride_width);
-  c.padding_height = static_cast<int>(padding_height);
-  c.padding_width = static_cast<int>(padding_width);
-  c.dilation_height = static_cast<int>(dilation_height);
-  c.dilation_width = static_cast<int>(dilation_width);
+  c.kernel_height = static_cast<int>(kernel.at(0));
+  c.kernel_width = static_cast<int>(kernel.at(1));
+  c.stride_height = static_cast<int>(stride.at(0));
+  c.stride_width = static_cast<int>(stride.at(1));
+  c.padding_height = static_cast<int>(padding.at(0));
+  c.padding_width = static_cast<int>(padding.at(1));
+  c.dilation_height = static_cast<int>(dilation.at(0));
+  c.dilation_width = static_cast<int>(dilation.at(1));
   c.groups = static_cast<int>(groups);
-  c.out_height = (c.height + 2 * c.padding_height - c.dilation_height * (c.kernel_height - 1) - 1) / c.stride_height + 1;
-  c.out_width = (c.width + 2 * c.padding_width - c.dilation_width * (c.kernel_width - 1) - 1) / c.stride_width + 1;
+  c.out_height = out_size(c.height, c.kernel_height, c.stride_height, c.padding_height, c.dilation_height);
+  c.out_width = out_size(c.width, c.kernel_width, c.stride_width, c.padding_width, c.dilation_width);
   const int columns = block_k(size_of(gemm.type));
   gemm.tokens = c.batch * c.out_height * c.out_width;
   gemm.in_features = c.kernel_height * c.kernel_width * ceil_div(c.channels / c.groups, columns) * columns;
-  gemm.x_pitch = c.channels * size_of(gemm.type);
+  gemm.x_pitch = x.stride(2) * size_of(gemm.type);
   gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
   gemm.convolution = &c;
   Tensor out = empty_result(gemm, index);
