@@ -4,7 +4,8 @@ from .bench import BenchError
 from .build import BuildError
 from .conv_weight import SparseConvWeight, pack_conv2d
 from .convolution import ConvError, conv2d
-from .dispatch import backend, tune, why
+from .dispatch import tune, tune_conv2d
+from .explain import backend, why
 from .geometry import GeometryError
 from .gradients import weight_gradient
 from .layout import PackError
@@ -33,6 +34,7 @@ __all__ = [
     "pack_conv2d",
     "swap",
     "tune",
+    "tune_conv2d",
     "weight_gradient",
     "why",
 ]

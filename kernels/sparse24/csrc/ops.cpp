@@ -240,9 +240,9 @@ Tensor unpack_(Tensor packed, int64_t rows, int64_t columns, int64_t element, bo
 }
 
 int64_t plan(int64_t tokens, int64_t in_features, int64_t out_features, int64_t element, bool sparse,
-             int64_t multiprocessors) {
+             int64_t multiprocessors, int64_t groups) {
   return choose_plan(tokens, in_features, out_features, size_of(static_cast<Type>(element)), sparse,
-                     multiprocessors)
+                     multiprocessors, groups)
       .number();
 }
 
