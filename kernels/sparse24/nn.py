@@ -10,6 +10,8 @@ from .convolution import conv2d
 from .geometry import Geometry
 from .layout import PackError
 from .linear import linear
+from .reference import activated
+from .seam import ACTIVATIONS
 from .weight import PackedWeight, pack
 
 
@@ -126,11 +128,17 @@ class SparseConv2d(PackedLayer):
         return self._weight.out_channels
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """activation(convolution + bias + residual), [batch, out, height, width]."""
+        """activation(convolution + bias + residual), [batch, out, height, width].
+
+        A residual that is broadcast or of another type is added by torch.
+        """
         _, *walk = self.geometry
-        return conv2d(
-            x, self._weight, self.bias, *walk, activation=self.activation, residual=residual
-        )
+        w, activation = self._weight, self.activation
+        shape = x.shape[0], w.out_channels, *self.geometry.out(*x.shape[2:])
+        if residual is None or (residual.shape == shape and residual.dtype == x.dtype):
+            return conv2d(x, w, self.bias, *walk, activation=activation, residual=residual)
+        total = conv2d(x, w, self.bias, *walk) + residual
+        return activated(total, ACTIVATIONS[activation])
 
     def dense(self) -> nn.Conv2d:
         """The Conv2d that was packed, without the activation."""
