@@ -13,7 +13,7 @@ from .conv_weight import SparseConvWeight, pack_conv2d
 from .convolution import conv2d
 from .geometry import Geometry
 from .scales import Scales
-from .seam import ACTIVATIONS, ELEMENTS, OUTPUTS, TYPES
+from .seam import ACTIVATIONS, ELEMENTS, OUTPUTS, SM80, TYPES
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class ConvCase(Case):
 
         Not by its convolution, which has no float32 result of 16-bit operands.
         """
+        if not x.is_cuda and self.plan != SM80:
+            return self.sums(x, weight, torch.float32)
         own = self.channels // self.groups
         images, kernels = x.split(own, 3), weight.permute(0, 2, 3, 1).flatten(1).chunk(self.groups)
         pairs = zip(images, kernels, strict=True)
