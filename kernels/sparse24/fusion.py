@@ -153,11 +153,11 @@ def _is_add(chain: Chain, node: fx.Node, add: fx.Node) -> bool:
         return False
     if add.kwargs or len(add.args) != 2:
         return False
-    first, other = add.args[0], _other(add, node)
+    other = _other(add, node)
     if not isinstance(other, fx.Node) or other is node:
         return False
-    if add.target in _IN_PLACE_ADDS and first is not node and len(other.users) > 1:
-        return False  # what it overwrites is read elsewhere
+    if add.target in _IN_PLACE_ADDS and add.args[0] is not node:
+        return False  # what it overwrites may be read elsewhere
     return _can_wait(chain, add)
 
 

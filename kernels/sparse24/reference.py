@@ -63,9 +63,9 @@ def convolve(
 
 def sums(x: Tensor, weight: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """x @ weight^T in `precision`; of int8 first summed exactly: a double holds every int32."""
-    if x.dtype == torch.int8:
-        return (x.double() @ weight.double().T).to(precision)
-    return x.to(precision) @ weight.to(precision).T
+    within = torch.float64 if x.dtype == torch.int8 else precision
+    with torch.autocast(x.device.type, enabled=False):
+        return (x.to(within) @ weight.to(within).T).to(precision)
 
 
 def convolution_sums(
@@ -79,7 +79,8 @@ def convolution_sums(
     within = torch.float64 if x.dtype == torch.int8 else precision
     image = x.permute(0, 3, 1, 2).to(within)
     _, *walk = geometry
-    total = F.conv2d(image, weight.to(within), None, *walk, groups)
+    with torch.autocast(x.device.type, enabled=False):
+        total = F.conv2d(image, weight.to(within), None, *walk, groups)
     return total.permute(0, 2, 3, 1).flatten(0, 2).to(precision)
 
 
