@@ -83,18 +83,18 @@ def apply(model: nn.Module, chains: list[tuple[Chain, nn.Module, bool]]) -> None
     """
     owners = {}
     for chain, layer, whole in chains:
-        _set(chain.owner, chain.conv.target, layer)
+        place(chain.owner, chain.conv.target, layer)
         if chain.norm is not None:
-            _set(chain.owner, chain.norm.target, nn.Identity())
+            place(chain.owner, chain.norm.target, nn.Identity())
         if whole and chain.relu is not None and _replaceable(chain):
-            _set(chain.owner, chain.relu.target, nn.Identity())
+            place(chain.owner, chain.relu.target, nn.Identity())
         elif whole and (chain.add is not None or chain.relu is not None):
             _rewrite(chain)
             owners[chain.owner] = chain.graph
     names = {layer: name for name, layer in model.named_modules()}
     for owner, graph in owners.items():
         made = fx.GraphModule(owner, graph, type(owner).__name__).train(owner.training)
-        _set(model, names[owner], made)
+        place(model, names[owner], made)
 
 
 def _graphs(model: nn.Module) -> dict[nn.Module, fx.Graph]:
@@ -115,9 +115,31 @@ def _graphs(model: nn.Module) -> dict[nn.Module, fx.Graph]:
     return found
 
 
+class _Proxy(fx.Proxy):
+    """Records `+=` and the like as what they are, where torch's own records an add."""
+
+    def _within(self, operation: Callable, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self._within(operator.iadd, other)
+
+    def __isub__(self, other: object) -> fx.Proxy:
+        return self._within(operator.isub, other)
+
+    def __imul__(self, other: object) -> fx.Proxy:
+        return self._within(operator.imul, other)
+
+    def __itruediv__(self, other: object) -> fx.Proxy:
+        return self._within(operator.itruediv, other)
+
+
 class _Shallow(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 def _follow(
@@ -183,8 +205,10 @@ def _may_write(node: fx.Node, owner: nn.Module) -> bool:
         return any(getattr(layer, "inplace", False) for layer in layers)
     if node.op == "call_method":
         return node.target.endswith("_")
-    written = node.kwargs.get("inplace") or "out" in node.kwargs
-    return bool(written) or getattr(node.target, "__name__", "").startswith("i")
+    name = getattr(node.target, "__name__", "")
+    if node.kwargs.get("inplace") or "out" in node.kwargs or name.endswith("_"):
+        return True
+    return getattr(operator, name, None) is node.target and name.startswith("i")  # iadd
 
 
 def _rewrite(chain: Chain) -> None:
@@ -228,6 +252,7 @@ def _hooked(layer: nn.Module) -> bool:
     return any(hooks) or hasattr(layer, "parametrizations")
 
 
-def _set(model: nn.Module, name: str, layer: nn.Module) -> None:
+def place(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer where another is."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, layer)

@@ -75,17 +75,15 @@ def swap(
         if isinstance(layer, nn.Linear):
             row, new = _swapped(name, layer, shared.get(name), given)
             if new is not None:
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, new)
+                fusion.place(model, name, new)
             table.append(row)
         elif isinstance(layer, nn.Conv2d):
             chain = chains.get(layer)
             row, new = _convolved(name, layer, shared.get(name), given, chain, images.get(layer))
-            if chain is not None:
-                done.append((chain, new or layer, row.swapped))
+            if new is not None and chain is not None:
+                done.append((chain, new, row.swapped))
             elif new is not None:
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, new)
+                fusion.place(model, name, new)
             table.append(row)
     fusion.apply(model, done)
     return table

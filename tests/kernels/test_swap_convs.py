@@ -222,6 +222,15 @@ def test_depthwise_other_paddings_and_shared_weights_stay_dense_with_the_reason(
     assert told["2"] == "its weight is also that of 3.weight"
 
 
+def test_a_shared_weight_keeps_its_batch_norms() -> None:
+    model = nn.Sequential(conv(), nn.BatchNorm2d(8), conv(), nn.BatchNorm2d(8), nn.ReLU())
+    pruned(model)
+    model[2].weight = model[0].weight
+    told = reasons(same_after_swap(model, torch.randn(2, 8, 6, 6)))
+    assert told["0"] == "its weight is also that of 2.weight"
+    assert [type(model[i]) for i in (1, 3)] == [nn.BatchNorm2d] * 2
+
+
 def test_convolutions_are_measured_at_the_images_of_the_example(tmp_path) -> None:
     model = pruned(nn.Sequential(conv(8, 12), nn.BatchNorm2d(12), conv(12, 16), nn.ReLU()))
     x = torch.randn(3, 8, 6, 5).half()
