@@ -1,6 +1,7 @@
 """conv2d: a convolution by a packed weight, with everything behind it in the same kernel."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from . import conv_candidates, reference
 from .aligned import aligned
 from .candidates import Finish, signature
 from .conv_weight import SparseConvWeight
-from .geometry import Geometry, GeometryError
+from .geometry import Geometry, GeometryError, Pair
 from .gradients import Convolution
 from .linear import LinearError, cast, chosen, finish_of, product, wants_gradient
 from .scales import Scales
@@ -28,11 +29,7 @@ class Call(NamedTuple):
     x: Tensor  # [batch, height, width, channels], pixels one pitch apart
     finish: Finish
     geometry: Geometry
-
-    @property
-    def out(self) -> tuple[int, int, int]:
-        """Batch, height and width of the result."""
-        return self.x.shape[0], *self.geometry.out(self.x.shape[1], self.x.shape[2])
+    out: tuple[int, int, int]  # batch, height, width of the result
 
     def kind(self) -> tuple:
         """What, with the batch, the time depends on: the epilogue, the geometry, the image."""
@@ -96,18 +93,18 @@ def prepared(
     if channels != w.in_channels:
         raise _refused("x", x, wanted, w)
     try:
-        geometry = Geometry.of(w.kernel, stride, padding, dilation)
-        out = geometry.out(height, width)
+        geometry = _geometry(w.kernel, stride, padding, dilation)
+        out = batch, *geometry.out(height, width)
     except GeometryError as error:
         raise ConvError(f"x is {list(x.shape)} and {error}") from None
     if residual is not None:
-        if residual.shape != (batch, w.out_channels, *out):
-            shape = str([batch, w.out_channels, *out])
+        wanted = batch, w.out_channels, *out[1:]
+        if residual.shape != wanted:
+            shape = str(list(wanted))
             raise _refused("residual", residual, shape, w, residual.dtype)
         residual = residual.permute(0, 2, 3, 1)
-    finish = finish_of(w.matrix, (batch, *out), bias, activation, residual, out_dtype, scales)
-    rows = aligned(x.permute(0, 2, 3, 1), channels)
-    return Call(rows.view(batch, height, width, channels), finish, geometry)
+    finish = finish_of(w.matrix, out, bias, activation, residual, out_dtype, scales)
+    return Call(_pixels(x), finish, geometry, out)
 
 
 def is_product(w: SparseConvWeight, geometry: Geometry) -> bool:
@@ -117,7 +114,7 @@ def is_product(w: SparseConvWeight, geometry: Geometry) -> bool:
 
 def _rows(call: Call, w: SparseConvWeight) -> Tensor:
     """The result [pixels, out], by what is fastest or for gradients."""
-    x, finish, geometry = call
+    x, finish, geometry, _ = call
     if is_product(w, geometry):
         return product(x.flatten(0, 2), w.matrix, finish)
     if wants_gradient(x, w, finish):
@@ -129,6 +126,33 @@ def _rows(call: Call, w: SparseConvWeight) -> Tensor:
         copy = w.copies.get(rung.choice.backend)
         return conv_candidates.run(rung.choice, x, w, copy, finish, geometry)
     return conv_candidates.ours(x, w.packed, w.form, finish, geometry)
+
+
+def _geometry(kernel: Pair, *walk: Walk | str) -> Geometry:
+    """The geometry of the arguments, which a layer gives again and again."""
+    if torch.compiler.is_compiling() or any(isinstance(given, list) for given in walk):
+        return Geometry.of(kernel, *walk)
+    return _known(kernel, *walk)
+
+
+@lru_cache(maxsize=1024)
+def _known(kernel: Pair, *walk: Walk | str) -> Geometry:
+    return Geometry.of(kernel, *walk)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """x as [batch, height, width, channels], pixels one pitch apart; a copy only if it must be."""
+    pixels = x.permute(0, 2, 3, 1)
+    _, height, width, channels = pixels.shape
+    images, rows, pitch, step = pixels.stride()
+    size = x.element_size()
+    if step == 1 and pitch >= channels and pitch * size % 16 == 0:
+        whole = rows == width * pitch and images == height * rows
+        # a traced tensor does not say where it starts
+        traced = torch.compiler.is_compiling()
+        if whole and (traced or pixels.storage_offset() * size % 16 == 0):
+            return pixels
+    return aligned(pixels, channels).view(pixels.shape)
 
 
 def _refused(

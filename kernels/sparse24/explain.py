@@ -1,6 +1,7 @@
 """Which backend a call takes, and why: `backend` and `why`, of `linear` and of `conv2d`."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def _convolution(x: Tensor, w: SparseConvWeight, *args: Any, **kwargs: Any) -> C
     dtype = str(w.dtype).removeprefix("torch.")
     size = f"{w.out_channels} of {channels} channels, {batch} of {height}x{width} {dtype}, "
     groups = f", groups {w.groups}" if w.groups > 1 else ""
-    pixels = batch * call.out[1] * call.out[2]
+    pixels = math.prod(call.out)
     rung = chosen(w, call.kind(), batch)
     tune = f"sparse24.tune_conv2d(w, images=[({batch}, {height}, {width})], ...)"
     shape = pixels, w.matrix.in_features, w.out_channels
