@@ -1,5 +1,7 @@
 """What can compute a convolution: our kernels, by plan, and cuDNN through torch."""
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -95,6 +97,14 @@ def _gathered(x: Tensor, packed: Tensor, form: Form, finish: Finish, geometry: G
     return results[0] if form.groups == 1 else torch.cat(results, 1)
 
 
+def _every_algorithm() -> AbstractContextManager[None]:
+    """cuDNN times all of its algorithms at a shape's first call, as torch lets it."""
+    repeatable = torch.backends.cudnn.deterministic
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, benchmark_limit=0, deterministic=repeatable
+    )
+
+
 def _dense(x: Tensor, weight: Tensor, finish: Finish, geometry: Geometry, groups: int) -> Tensor:
     bias, residual, scale, out_type, *numbers = finish
     if x.dtype.itemsize == 1:
@@ -106,7 +116,7 @@ def _dense(x: Tensor, weight: Tensor, finish: Finish, geometry: Geometry, groups
     if torch.compiler.is_compiling():
         total = F.conv2d(image, weight, within, *walk)
     else:  # the algorithm that was measured is the one that runs
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        with _every_algorithm():
             total = F.conv2d(image, weight, within, *walk)
     rows = total.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
     return finished(rows, (None, residual, None, out_type, *numbers))

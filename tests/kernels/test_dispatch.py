@@ -1,17 +1,18 @@
 """Dispatch with a clock of our own: what is chosen, kept, explained and written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import sparse24
-from sparse24 import candidates, dispatch, draw, trials
+from sparse24 import build, candidates, dispatch, draw, trials
 from sparse24.bench import BenchError, Timing
 from sparse24.candidates import Choice
 from sparse24.conv_trials import ConvProblem
 from sparse24.dispatch import Measured
-from sparse24.seam import TYPES
+from sparse24.seam import TYPES, Plan
 from sparse24.trials import Problem
 
 OUT, IN = 20, 36
@@ -133,6 +134,23 @@ def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(monkeypatch) ->
     found = trials.trials(Problem(16, OUT, IN, 0, 0), torch.device("cpu"), Clock(times))
     assert sorted(set(tried)) == list(range(8))
     assert found[0].choice == Choice("cusparselt", 4)
+
+
+def test_tiles_are_tried_to_the_last_though_none_of_the_first_fits() -> None:
+    tried = []
+
+    def timed(operands, choice: Choice) -> trials.Trial:
+        tried.append(Plan.of(choice.number).tile if choice != candidates.OURS else None)
+        if tried[-1] is None or tried[-1] == 5:
+            return trials.Trial(choice, Timing(1.0, 1.0, 1.0))
+        words = "a tile may not reach over" if tried[-1] < 7 else trials.NO_TILE
+        return trials.Trial(choice, None, f"sparse24: {words}")
+
+    operands = SimpleNamespace(packed=[SimpleNamespace(backend="sm90")])
+    trials._tried(operands, "sparse24", timed, plans=True)
+    assert set(tried) == {None, *range(8)}
+    # the words are the kernel's
+    assert trials.NO_TILE in (build.SOURCES / "sm90_launch.cuh").read_text()
 
 
 def test_without_a_gpu_measuring_is_a_named_error(dense) -> None:
