@@ -174,6 +174,7 @@ rule table:
             labels={"study": "{study}", "scale": "{scale}"},
         ),
         md="results/{scale}/tables/{study}.md",
+        tests="results/{scale}/tables/{study}_tests.csv",
     log:
         "logs/{scale}/table_{study}.log",
     localrule: True

@@ -43,7 +43,7 @@ standins:
     data: {name: enwik8_small, sequence: 16, limit: 60000}
     train: {length: 25it, batch: 4, precision: fp32}
     eval: {batch: 2, limit: 600, memory: 16}
-  wikipedia:
+  wikipedia: &wikipedia
     data:
       name: squad_text_small
       sequence: 32
@@ -51,10 +51,15 @@ standins:
       longer: {sequence: 48, after: 60%}
     train: {length: 25it, batch: 4, precision: fp32, workers: 0}
     eval: {batch: 8, limit: 4000}
-  squad:
+  squad: &squad
     data: {name: squad_small, sequence: 64, stride: 16, limit: 100}
     train: {length: 25it, batch: 4, precision: fp32}
     eval: {batch: 8, limit: 16}
+  wikipedia_alone: *wikipedia
+  wikipedia_tuned:
+    <<: *wikipedia
+    weights: null
+  squad_tuned: *squad
 """
 
 
@@ -84,7 +89,7 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     """Make dag read the specs again."""
-    for name in ("spec_of", "stage_digest", "_data_digests", "_limits"):
+    for name in ("spec_of", "stage_digest", "_data_digests", "limits"):
         getattr(dag, name).cache_clear()
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from workbench import provenance
-from workbench.record import write_text
+from workbench.files import write_text
 from workbench.resolve import EXPERIMENTS
 
 

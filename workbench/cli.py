@@ -1,12 +1,13 @@
 """The command line: one subcommand per stage, and show, list, validate, track, table, report."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 
-from workbench import dag, resolve, serve
+from workbench import dag, failure, files, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.sections import STAGES, Stage
 
@@ -86,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--seeds", default="")
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added.add_argument("--readme", action="store_true", help="show it in README.md too")
+    added = command("claims", _claims, "every number that the talk prints, with ours, as a table")
+    added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
     added.add_argument("what", choices=BENCHMARKS)
     added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         "table",
         "report",
+        "claims",
         "bench",
         "bench-table",
         "calibrators",
@@ -132,12 +136,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    loaded = [resolve.SpecError, RecordError, dag.ConfigError, serve.ServeError]
+    loaded = [resolve.SpecError, RecordError, files.FileError, dag.ConfigError, serve.ServeError]
     for module, names in (
         ("workbench.data.source", ("DataError",)),
         ("workbench.stages.work", ("StageError",)),
         ("workbench.training.loop", ("TrainingError",)),
         ("workbench.training.average", ("AverageError",)),
+        ("workbench.training.sharing", ("SharingError",)),
         ("workbench.quant.layers", ("QuantError",)),
         ("workbench.sparsity.names", ("SparsityError",)),
         ("workbench.track", ("TrackError",)),
@@ -150,7 +155,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _stage(arguments: argparse.Namespace) -> None:
-    _run_cell(_cell(arguments, arguments.command), arguments)
+    _attempt(_cell(arguments, arguments.command), arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -161,31 +166,53 @@ def _run(arguments: argparse.Namespace) -> None:
     due = dag.due(cells, Path(dag.RESULTS))
     for cell in cells:
         if cell in due:
-            _run_cell(cell, arguments)
+            _attempt(cell, arguments)
         else:
             print(f"{dag.record_path(cell)}: is current", flush=True)
 
 
+def _attempt(cell: Cell, arguments: argparse.Namespace) -> None:
+    """Run a cell; an error is kept for the tables, which have a dash in its place."""
+    folder = Path(dag.RESULTS, cell.folder)
+    try:
+        _run_cell(cell, arguments)
+    except _errors() as error:
+        with contextlib.suppress(
+            OSError
+        ):  # a folder that cannot be written: the error itself tells
+            failure.remember(folder, error)
+        raise
+    failure.forget(folder)
+
+
 def _run_cell(cell: Cell, arguments: argparse.Namespace) -> None:
-    spec = dag.spec_of(cell.network, cell.treatment, cell.scale)
     import torch
 
     from workbench import stages
 
     torch.set_num_threads(arguments.threads)
     work = _work(cell)
-    path = work.out / "record.json"
     if not work.accelerator.is_main_process:  # another of `accelerate launch`; the main one writes
         stages.run(work)
-        return
-    if arguments.no_track:
+    else:
+        with files.alone(work.out):
+            _recorded(work, arguments.no_track)
+            work.forget_resume()
+    work.accelerator.wait_for_everyone()  # the next stage reads what the main process wrote
+
+
+def _recorded(work, without_mirror: bool) -> None:  # noqa: ANN001 - a Work, which imports torch
+    from workbench import stages
+
+    path = work.out / "record.json"
+    if without_mirror:
         stages.run(work).write(path)
         return
     from workbench import track
 
-    task = spec.phases[spec.last_phase].task
-    lock = work.results / cell.scale / cell.network / track.LOCK
-    with track.following(cell, task, work.digest, lock) as mirror:
+    task = work.spec.phases[work.spec.last_phase].task
+    lock = work.results / work.cell.scale / work.cell.network / track.LOCK
+    with track.following(work.cell, task, work.digest, lock) as mirror:
         work.log = mirror.log
         record = stages.run(work).model_copy(update={"mlflow_run_id": mirror.run_id})
         record.write(path)
@@ -285,6 +312,12 @@ def _table(arguments: argparse.Namespace) -> None:
         report.readme_block(arguments.scale, arguments.study, arguments.root)
 
 
+def _claims(arguments: argparse.Namespace) -> None:
+    from workbench import report
+
+    print(report.write_claims(arguments.scale, arguments.root))
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     from workbench import bench
 
@@ -314,7 +347,8 @@ def _onnx(arguments: argparse.Namespace) -> None:
     from workbench.stages.to_onnx import onnx_of
 
     proto = onnx_of(_work(_cell(arguments, "quantize")))
-    arguments.file.write_bytes(proto.SerializeToString())
+    with files.whole(arguments.file) as part:
+        part.write_bytes(proto.SerializeToString())
     print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes")
 
 

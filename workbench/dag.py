@@ -9,7 +9,7 @@ from typing import Any
 from workbench import resolve
 from workbench.record import Cell, Record, read
 from workbench.sections import Stage
-from workbench.spec import Spec, digest
+from workbench.spec import Column, Spec, digest
 
 RESULTS = "results"
 SERVER = ".snakemake/workbench.sock"  # relative: the path of a socket has at most 107 bytes
@@ -120,7 +120,7 @@ def resource(name: str) -> Callable[[Any], int]:
     """For a rule's `threads` and `resources`: what a stage needs at the scale of a job."""
 
     def of(wildcards: Any) -> int:
-        return _limits(wildcards.scale)[name]
+        return limits(wildcards.scale)[name]
 
     return of
 
@@ -152,18 +152,29 @@ def studies(config: Mapping[str, Any]) -> list[str]:
 
 def study_cells(study: str, scale: str, chosen: list[str], repeats: list[int]) -> list[Cell]:
     """The cells whose records make the table of a study."""
-    columns = resolve.study(study).columns.values()
+    plan = resolve.study(study)
+    rows = [(method.network, method) for method in plan.methods.values()]
+    rows += [(network, column) for network in chosen for column in plan.columns.values()]
+    about = study_networks(study, chosen)
     return [
-        Cell(scale=scale, network=network, seed=seed, **column.model_dump())
-        for network in study_networks(study, chosen)
+        cell_of(scale, network, column, seed)
+        for wanted in about
         for seed in repeats
-        for column in columns
+        for network, column in rows
+        if network == wanted
     ]
+
+
+def cell_of(scale: str, network: str, column: Column, seed: int) -> Cell:
+    """The cell of a column of a study."""
+    treatment, stage = column.treatment, column.stage
+    return Cell(scale=scale, network=network, treatment=treatment, stage=stage, seed=seed)
 
 
 def study_networks(study: str, chosen: list[str]) -> list[str]:
     """Those of the chosen networks that a study is about: the named in its order, or the talk's."""
-    about = resolve.study(study).networks
+    plan = resolve.study(study)
+    about = plan.networks or list(dict.fromkeys(m.network for m in plan.methods.values()))
     if about:
         return [network for network in about if network in chosen]
     return [network for network in chosen if spec_of(network, "2to4", "full").talk]
@@ -273,7 +284,8 @@ def _is_still_made(record: Record, path: Path, root: Path) -> bool:
 
 
 @cache
-def _limits(scale: str) -> dict[str, int]:
+def limits(scale: str) -> dict[str, int]:
+    """What a stage needs at a scale: threads, gpu, mem_mb, runtime in minutes."""
     given = resolve.read_yaml(resolve.known("scales", scale)).get("resources", {})
     if set(given) != set(LIMITS):
         raise ConfigError(

@@ -21,8 +21,10 @@ Duration = Annotated[str, AfterValidator(_checked_duration)]
 
 
 def _checked_share(text: str) -> str:
-    if not (text.endswith("%") and _DURATION.fullmatch(text) and 0 < float(text[:-1]) <= 100):
-        raise ValueError(f"{text!r} is not a share of a schedule; write 0% < share <= 100%, as 25%")
+    if not (text.endswith("%") and _DURATION.fullmatch(text) and 0 < float(text[:-1]) <= 1000):
+        raise ValueError(
+            f"{text!r} is not a share of a schedule; write 0% < share <= 1000%, as 25%"
+        )
     return text
 
 

@@ -1,12 +1,10 @@
 """A record: the result of one stage of one cell, written last, by rename, and checked on read."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from workbench.files import write_text
 from workbench.sections import Section
 
 
@@ -62,24 +60,13 @@ class Record(Section):
         write_text(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file by rename, so that no reader ever sees a half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def read(path: Path) -> Record:
     """The record in a file, or a RecordError that names the file."""
     try:
         return Record.model_validate(json.loads(path.read_text()))
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such record; run the stage that makes it") from error
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # pydantic's and JSON's are ValueErrors
         why = " ".join(str(error).split())[:200]
         raise RecordError(
             f"{path}: not a record ({why}); delete it and run the stage again"

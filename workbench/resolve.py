@@ -17,6 +17,7 @@ from workbench.spec import Spec, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
+NAME = re.compile(r"[a-z0-9_]+")
 Tree = dict[str, Any]
 Origins = dict[str, str]
 
@@ -74,7 +75,13 @@ def _parsed(text: str) -> Any:
 
 def names(kind: str) -> list[str]:
     """The networks, treatments, scales or studies that have a file, bases left out."""
-    return sorted(p.stem for p in (EXPERIMENTS / kind).glob("*.yaml") if p.stem[0] != "_")
+    found = sorted(p.stem for p in (EXPERIMENTS / kind).glob("*.yaml") if p.stem[0] != "_")
+    for name in found:
+        if not NAME.fullmatch(name):  # names become folders, and words of the pipeline's shell
+            raise SpecError(
+                f"experiments/{kind}/{name}.yaml: names are of small letters, digits and _; rename"
+            )
+    return found
 
 
 def known(kind: str, name: str) -> Path:
@@ -135,9 +142,9 @@ def study(name: str) -> Study:
     """A study whose treatments and networks exist."""
     tree, origins = _extended("studies", name)
     found = checked(Study, tree, origins, f"studies/{name}.yaml")
-    for column in found.columns.values():
+    for column in [*found.columns.values(), *found.methods.values()]:
         known("treatments", column.treatment)
-    for network in found.networks:
+    for network in [*found.networks, *(method.network for method in found.methods.values())]:
         known("networks", network)
     return found
 

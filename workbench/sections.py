@@ -130,10 +130,17 @@ class Average(Section):
 
 
 class Train(Section):
-    """One phase of training."""
+    """One phase of training.
+
+    `batch` examples make a step. They are cut into `shares` that are computed one after the other
+    and whose gradients are averaged (gradient accumulation): less memory, and batch norms see a
+    share. Several processes take the shares in turn, as many shares as processes if more than 1 are
+    not asked for, so that the curve depends on the shares and not on how many processes there are.
+    """
 
     length: Duration
     batch: Count
+    shares: Count = 1
     optimizer: Optimizer
     schedule: Schedule = Schedule()
     clip_norm: Positive | None = None
@@ -149,9 +156,11 @@ class Eval(Section):
     `workbench.models.beam_search.generate` has the formulas of the lengths and of coverage.
     Language models read segments of `sequence` (default: as in training) with a `memory`; with
     `same_length` each token sees that many before it, distances above `clamp` counting as it.
+    With `every`, a duration, the primary metric is in the curve too: as `held_out`, so often.
     """
 
     batch: Count = 32
+    every: Duration | None = None
     limit: Count | None = None
     beam: Count = 1
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
@@ -275,15 +284,16 @@ class Choice(Section):
 class Treatment(Section):
     """What is done to the weights between dense training and quantization.
 
-    `retrain_length` is the share of the schedule of each repeated phase that retraining takes;
-    milestones shrink with it, a warm-up given in steps or epochs does not. With a `schedule`, masks
-    are chosen during that training and there is no stage prune.
+    Retraining repeats `all` phases from the prune point on, or the `last` alone, each for the share
+    `retrain_length` of its schedule; milestones shrink with it, a warm-up given in steps or epochs
+    does not. With a `schedule`, masks are chosen during that training, without a stage prune.
     """
 
     pattern: dict[str, Any] = {"kind": "none"}
     rule: Literal["c4", "c4+", "asp"] = "c4"
     keep_dense: Annotated[tuple[str, ...], Field(strict=False)] = ()
     retrain: bool = True
+    repeat: Literal["all", "last"] = "all"
     retrain_length: Share = "100%"
     schedule: Choice | None = None
 
@@ -291,4 +301,6 @@ class Treatment(Section):
     def _a_schedule_has_masks_to_choose(self) -> "Treatment":
         if self.schedule and (self.pattern.get("kind") == "none" or not self.retrain):
             raise ValueError("a schedule chooses masks: give it a pattern, and leave retrain true")
+        if self.schedule and self.repeat == "last":
+            raise ValueError("a schedule chooses masks from the prune point on: leave repeat all")
         return self

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,18 +19,57 @@ class Column(Section):
     stage: Stage
 
 
-class Study(Section):
-    """Which cells form one table: columns, and networks where it is not about all.
+class Method(Column):
+    """A row of a study of methods: the records of a stage of a treatment of a network."""
 
-    `talk` names the table of experiments/talk that holds its printed numbers, if it is not the one
-    that the networks name.
+    network: str
+    title: str
+
+
+class Claim(Section):
+    """What a slide says of two methods: one is better than the other, or both are the same."""
+
+    slide: str
+    method: str
+    relation: Literal["better", "same"]
+    than: str
+
+
+class Study(Section):
+    """Which cells form one table: columns of networks, or methods that are rows of their own.
+
+    `networks` are named where it is not about all. `talk` names the table of experiments/talk that
+    holds its printed numbers, if it is not the one that the networks name. The methods `baseline`
+    of a study of methods are dense trainings, whose spread over seeds is that of a run.
     """
 
     title: str
     slides: str = ""
     talk: str | None = None
-    columns: dict[str, Column]
+    columns: dict[str, Column] = {}
     networks: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    methods: dict[str, Method] = {}
+    baseline: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_cells(self) -> "Study":
+        if bool(self.columns) == bool(self.methods):
+            raise ValueError("give columns, for rows that are networks, or methods, and not both")
+        if self.methods and self.networks:
+            raise ValueError("methods name their networks: leave networks out")
+        if bool(self.methods) != bool(self.baseline):
+            raise ValueError("baseline names dense methods, where there are methods")
+        for claim in self.claims:
+            self._check_methods((claim.method, claim.than), "claims")
+        self._check_methods(self.baseline, "baseline")
+        return self
+
+    def _check_methods(self, named: tuple[str, ...], key: str) -> None:
+        if unknown := [name for name in named if name not in self.methods]:
+            raise ValueError(
+                f"{key}: unknown method {unknown[0]!r}; known: {', '.join(self.methods)}"
+            )
 
 
 class Spec(Section):
@@ -56,6 +95,13 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_last_phase_follows_the_prune_point(self) -> "Spec":
+        if self.treatment.repeat == "last" and len(self.after_prune_point) > 1:
+            between = ", ".join(self.after_prune_point[:-1])
+            raise ValueError(f"repeat last leaves out {between}; repeat all, or move repeat_from")
+        return self
+
+    @model_validator(mode="after")
     def _phases_share_a_precision(self) -> "Spec":
         given = {phase.train.precision for phase in self.phases.values()}
         if len(given) > 1:
@@ -75,10 +121,16 @@ class Spec(Section):
         return list(self.phases)[-1]
 
     @property
+    def after_prune_point(self) -> list[str]:
+        """The phases that follow the prune point."""
+        names = list(self.phases)
+        return names[names.index(self.repeat_from) + 1 :]
+
+    @property
     def repeated(self) -> list[str]:
         """The phases that retraining runs again."""
-        names = list(self.phases)
-        return names[names.index(self.repeat_from) :]
+        whole = [self.repeat_from, *self.after_prune_point]
+        return whole[-1:] if self.treatment.repeat == "last" else whole
 
     @property
     def from_scratch(self) -> bool:

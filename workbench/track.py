@@ -11,6 +11,9 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+# a server that is gone holds a stage up for seconds, where 7 retries would for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 import mlflow  # noqa: E402
 from mlflow.data.http_dataset_source import HTTPDatasetSource  # noqa: E402
@@ -18,13 +21,15 @@ from mlflow.data.meta_dataset import MetaDataset  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
+from workbench.files import refusing, write_text  # noqa: E402
 from workbench.provenance import sha256  # noqa: E402
-from workbench.record import Cell, Record, read, write_text  # noqa: E402
+from workbench.record import Cell, Record, read  # noqa: E402
 from workbench.resolve import leaves  # noqa: E402
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-FLUSH_SECONDS = 10
+FLUSH_SECONDS = 10  # doubled each time that the store does not answer
 LOCK = "tracking.lock"  # in a network's folder of results
+ATTEMPT = "mlflow_run"  # in a stage's folder while an attempt lasts: its run
 Row = dict[str, Any]
 
 
@@ -39,10 +44,11 @@ def store() -> str:
 
 def init(scale: str, out: Path) -> None:
     """Make the store and the scale's experiment, once, before stages use it side by side."""
-    _client()
-    experiment = mlflow.set_experiment(f"sparsity/{scale}")
-    # opens in the UI's training view
-    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
+    with _answering():
+        _client()
+        experiment = mlflow.set_experiment(f"sparsity/{scale}")
+        # opens in the UI's training view
+        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
     write_text(out, json.dumps({"experiment": experiment.name}) + "\n")
 
 
@@ -53,7 +59,7 @@ class Mirror:
         """`run_id` is the open run's."""
         self.run_id = run_id
         self.waiting: list[Metric] = []
-        self.flushed = time.monotonic()
+        self.flushed, self.pause = time.monotonic(), FLUSH_SECONDS
 
     def log(self, phase: str, rows: list[Row]) -> None:
         """Add rows of the training curve; they are sent every ten seconds."""
@@ -64,20 +70,24 @@ class Mirror:
             for key in row
             if key not in ("phase", "step")
         ]
-        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+        if time.monotonic() - self.flushed > self.pause:
             self.flush()
 
     def finish(self, record: Record, path: Path) -> None:
-        """Send what the record holds."""
-        with _reported():
-            send(record, path)
+        """Send what the record holds; the run counts as whole only if the curve was sent too."""
+        self.flush()
+        if not self.waiting:
+            with _reported():
+                send(record, path)
 
     def flush(self) -> None:
         """Send what waits; a store that fails now is reported, and `workbench track` mends it."""
+        self.pause *= 2
         with _reported():
-            for start in range(0, len(self.waiting), 1000):
-                _client().log_batch(self.run_id, metrics=self.waiting[start : start + 1000])
-            self.waiting.clear()
+            while self.waiting:
+                _client().log_batch(self.run_id, metrics=self.waiting[:1000])
+                del self.waiting[:1000]
+            self.pause = FLUSH_SECONDS
         self.flushed = time.monotonic()
 
 
@@ -87,15 +97,35 @@ def following(cell: Cell, task: str, digest: str, lock: Path):  # noqa: ANN201 -
 
     `lock` is a file by which stages of one network agree on who makes the network's run.
     """
-    client = _client()
-    experiment = client.get_experiment_by_name(f"sparsity/{cell.scale}")
+    attempt = lock.parents[2] / cell.folder / ATTEMPT
+    mirror = Mirror(_started(cell, task, digest, lock, attempt))
+    try:
+        yield mirror
+    except BaseException:
+        with _reported():
+            mlflow.end_run("FAILED")
+        attempt.unlink(missing_ok=True)
+        raise
+    mirror.flush()
+    with _reported():
+        mlflow.end_run()
+    attempt.unlink(missing_ok=True)
+
+
+def _started(cell: Cell, task: str, digest: str, lock: Path, attempt: Path) -> str:
+    """The id of a new run; that of an attempt which was killed is ended as such."""
+    with _answering():
+        client = _client()
+        experiment = client.get_experiment_by_name(f"sparsity/{cell.scale}")
+        if attempt.exists() and _is_known(client, attempt.read_text()):
+            client.set_terminated(attempt.read_text(), "KILLED")
+        parent = experiment and _parent(client, experiment.experiment_id, cell.network, lock)
     if experiment is None:
         raise TrackError(
             f"the MLflow store {store()} has no experiment sparsity/{cell.scale}; run `workbench "
             f"track-init --scale {cell.scale}`, or give --no-track and mirror the records later "
             "with `workbench track`"
         )
-    parent = _parent(client, experiment.experiment_id, cell.network, lock)
     run = mlflow.start_run(
         experiment_id=experiment.experiment_id,
         run_name=_name(cell),
@@ -103,16 +133,20 @@ def following(cell: Cell, task: str, digest: str, lock: Path):  # noqa: ANN201 -
         tags=_tags(cell, task, digest),
         log_system_metrics=True,
     )
-    mirror = Mirror(run.info.run_id)
+    write_text(attempt, run.info.run_id)
+    return run.info.run_id
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
     try:
-        yield mirror
-    except BaseException:
-        with _reported():
-            mlflow.end_run("FAILED")
-        raise
-    mirror.flush()
-    with _reported():
-        mlflow.end_run()
+        yield
+    except MlflowException as error:
+        raise TrackError(
+            f"the MLflow store {store()} does not answer as it should "
+            f"({' '.join(str(error).split())[:200]}); mend it, or give --no-track and mirror the "
+            "records later with `workbench track`"
+        ) from error
 
 
 @contextmanager
@@ -120,8 +154,9 @@ def _reported() -> Iterator[None]:
     # the files are the truth: a store that fails after the start costs no result
     try:
         yield
-    except MlflowException as error:
-        print(f"mlflow: {error}; mend the mirror afterwards with `workbench track`", flush=True)
+    except (MlflowException, OSError) as error:  # OSError: an artifact that cannot be copied
+        why = " ".join(str(error).split())[:300]
+        print(f"mlflow: {why}; mend the mirror afterwards with `workbench track`", flush=True)
 
 
 def send(record: Record, path: Path, curve: list[Row] | None = None) -> None:
@@ -141,7 +176,6 @@ def send(record: Record, path: Path, curve: list[Row] | None = None) -> None:
         RunTag("device", record.provenance["versions"]["device"]),
         RunTag("mask_digest", record.mask_digest),
         RunTag("record_path", str(path)),
-        RunTag("record_sha256", sha256(path)),
     ]
     for start in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
@@ -154,26 +188,64 @@ def send(record: Record, path: Path, curve: list[Row] | None = None) -> None:
     for file in (path, path.parent / "curve.jsonl"):
         if file.exists():
             client.log_artifact(run_id, str(file))
+    client.set_tag(run_id, "record_sha256", sha256(path))  # last: it says that all is there
 
 
 def mirror_records(paths: list[Path]) -> int:
     """Mirror the records whose runs are absent or unfinished in this store; how many those were."""
-    client, mirrored = _client(), 0
-    for path in paths:
-        record = read(path)
-        experiment = mlflow.set_experiment(f"sparsity/{record.cell.scale}")
-        tagged = f"tags.record_sha256 = '{sha256(path)}'"
-        if client.search_runs([experiment.experiment_id], tagged):
-            continue
-        lock = path.parents[3] / LOCK
-        parent = _parent(client, experiment.experiment_id, record.cell.network, lock)
+    with _answering():
+        return sum(_mirrored(_client(), path) for path in paths)
+
+
+def _mirrored(client: mlflow.MlflowClient, path: Path) -> bool:
+    """Whether a record had to be mirrored."""
+    record = read(path)
+    experiment = mlflow.set_experiment(f"sparsity/{record.cell.scale}")
+    tagged = f"tags.record_sha256 = '{sha256(path)}'"
+    if client.search_runs([experiment.experiment_id], tagged):
+        return False
+    curve = _curve(path.parent / "curve.jsonl")
+    if record.mlflow_run_id and _is_known(client, record.mlflow_run_id):
+        with mlflow.start_run(run_id=record.mlflow_run_id):
+            send(record, path, _unsent(client, record.mlflow_run_id, curve))
+    else:
+        parent = _parent(
+            client, experiment.experiment_id, record.cell.network, path.parents[3] / LOCK
+        )
         tags = _tags(record.cell, "", record.spec_digest) | {"mlflow.parentRunId": parent}
         with mlflow.start_run(
             experiment_id=experiment.experiment_id, run_name=_name(record.cell), tags=tags
         ):
-            send(record, path, _curve(path.parent / "curve.jsonl"))
-        mirrored += 1
-    return mirrored
+            send(record, path, curve)
+    return True
+
+
+def _is_known(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Whether a run is in this store, and nobody deleted it."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _unsent(client: mlflow.MlflowClient, run_id: str, curve: list[Row]) -> list[Row]:
+    """The rows of the curve with those values that the run does not have yet."""
+    sent = {
+        (key, metric.step)
+        for key in {f"{row['phase']}/{name}" for row in curve for name in row}
+        for metric in client.get_metric_history(run_id, key)
+    }
+    kept = ("phase", "step")
+    return [
+        {
+            n: v
+            for n, v in row.items()
+            if n in kept or (f"{row['phase']}/{n}", row["step"]) not in sent
+        }
+        for row in curve
+    ]
 
 
 def _curve(path: Path) -> list[Row]:
@@ -186,8 +258,10 @@ def _client() -> mlflow.MlflowClient:
 
 
 def _parent(client: mlflow.MlflowClient, experiment_id: str, network: str, lock: Path) -> str:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with refusing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock.open("w")
+    with opened as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         found = client.search_runs(
             [experiment_id], f"tags.role = 'network' and tags.network = '{network}'"

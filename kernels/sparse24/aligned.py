@@ -12,11 +12,10 @@ def aligned(x: Tensor, columns: int) -> Tensor:
     flat = x if x.dim() == 2 else x.reshape(-1, columns)
     rows, step = flat.stride()
     size = flat.element_size()
-    if step == 1 and rows >= columns and rows * size % 16 == 0:
-        # a traced tensor does not say where it starts
-        if torch.compiler.is_compiling() or flat.storage_offset() * size % 16 == 0:
-            return flat
-        return flat.clone()
+    # a traced tensor does not say where it starts
+    starts = torch.compiler.is_compiling() or flat.storage_offset() * size % 16 == 0
+    if step == 1 and rows >= columns and rows * size % 16 == 0 and starts:
+        return flat
     wide = pitch(columns, flat.dtype)
     if wide == columns:
         return flat.new_empty(flat.shape).copy_(flat)

@@ -21,7 +21,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARY = "sparse24.so"
-FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC", "-lineinfo")
+FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC", "-lineinfo", "-Xfatbin", "-compress-all")
 # which machine code each kernel is built for, by the start of its file's name
 ARCHITECTURES = {
     "sm90": ("90a",),

@@ -24,7 +24,7 @@ class Case(NamedTuple):
     rung: Rung | None
     size: str
     shape: tuple[int, int, int]  # tokens, in, out, of a product
-    groups: int
+    groups: int  # of a convolution, as the kernel sees them; 0 of a product
     notes: tuple[str, ...]
     tune: str
 
@@ -93,7 +93,7 @@ def _of_product(w: SparseWeight, flat: Tensor, finish: tuple, notes: tuple[str, 
     size = f"{w.out_features} x {tokens} x {w.in_features} {dtype}"
     rung = chosen(w, signature(finish), tokens)
     tune = f"sparse24.tune(w, tokens=[{tokens}])"
-    return Case(w, rung, size, (tokens, w.in_features, w.out_features), 1, notes, tune)
+    return Case(w, rung, size, (tokens, w.in_features, w.out_features), 0, notes, tune)
 
 
 def _convolution(x: Tensor, w: SparseConvWeight, *args: Any, **kwargs: Any) -> Case:

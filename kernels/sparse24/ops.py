@@ -49,7 +49,7 @@ _library.define("pack_raw(Tensor weight, Tensor(a!) packed, Tensor(b!) bad, bool
 _library.define("unpack(Tensor packed, int rows, int columns, int element, bool sparse) -> Tensor")
 # the cost model of csrc/config.cpp: the best plan's number, and a plan's predicted seconds
 _SHAPE = "int tokens, int in_features, int out_features, int element, bool sparse"
-_library.define(f"plan({_SHAPE}, int multiprocessors, int groups=1) -> int")
+_library.define(f"plan({_SHAPE}, int multiprocessors, int groups=0) -> int")
 _library.define(f"predict(int plan, {_SHAPE}, int multiprocessors) -> float")
 
 

@@ -21,7 +21,7 @@ from workbench.data.language import (
     read_paragraphs,
     stream_of,
 )
-from workbench.data.loader import Steps, shuffled
+from workbench.data.loader import Shares, Steps, shuffled
 from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, short, train_tokenizer
 from workbench.data.questions import Questions, read_questions, word_pieces
 from workbench.data.source import DataError, open_source
@@ -50,11 +50,11 @@ def test_sentences_of_similar_length_share_a_batch() -> None:
 
 def test_processes_share_a_batch_and_resuming_changes_no_draw() -> None:
     order = shuffled(16, 8, seed=3)
-    alone = list(Steps(order, 3, 0, 4, 0, 1))
-    halves = [list(Steps(order, 3, 0, 4, rank, 2)) for rank in (0, 1)]
+    alone = list(Steps(order, 3, 0, 4, Shares()))
+    halves = [list(Steps(order, 3, 0, 4, Shares((rank,), 2))) for rank in (0, 1)]
     for step, batch in enumerate(alone):
         assert sorted(halves[0][step] + halves[1][step]) == sorted(batch)
-    assert list(Steps(order, 3, 2, 4, 0, 1)) == alone[2:]
+    assert list(Steps(order, 3, 2, 4, Shares())) == alone[2:]
 
 
 def test_an_altered_file_is_named(experiments: Path) -> None:

@@ -5,7 +5,10 @@ import struct
 import pytest
 import torch
 from torch import Tensor
-from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
+from torch.sparse._semi_structured_conversions import (
+    _calculate_meta_reordering_scatter_offsets,
+    sparse_semi_structured_from_dense_cutlass,
+)
 
 from sparse24 import layout
 from sparse24.draw import weight_2to4
@@ -122,19 +125,28 @@ def test_minus_zero_counts_as_zero(dtype) -> None:
     assert torch.equal(back.view(torch.uint8), group.abs().view(torch.uint8))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=NAMES[:2])
-def test_values_and_indices_are_those_of_torch(dtype) -> None:
-    # torch's converter wants exactly two non-zeros a group, and shapes of 32 x 64
-    weight = weight_2to4(64, 128, dtype, seed=4)
+@pytest.mark.parametrize("dtype", ELEMENTS[:3], ids=NAMES[:3])
+def test_values_and_metadata_are_those_of_torch(dtype) -> None:
+    # one block; torch's converter wants exactly two non-zeros in each group
+    weight = weight_2to4(64, 128 // dtype.itemsize, dtype, seed=4)
     values, meta = sparse_semi_structured_from_dense_cutlass(weight)
-    ours = layout.pack(weight)
-    back = layout.unpack(ours, 64, 128, dtype)
-    kept = back[back != 0].view(64, 64)
-    assert torch.equal(kept, values)
-    # torch stores the nibbles of 16 columns as one int16, lowest nibble first, rows reordered;
-    # the multiset of words must agree
-    halves = ours[..., layout.VALUE_BYTES :].contiguous().view(torch.int16)
-    assert torch.equal(halves.flatten().sort().values, meta.flatten().sort().values)
+    block = layout.pack(weight)[0, 0]
+    rows = [block[64 * row : 64 * row + 64].view(4, 16) for row in range(64)]
+    lines = [rows[row][[c ^ (row >> 1 & 3) for c in range(4)]].flatten() for row in range(64)]
+    assert torch.equal(torch.stack(lines), values.view(torch.uint8))
+    # its metadata lies in the order of cutlass; undone, a word is one row's, lowest nibble first
+    columns = meta.shape[1]
+    order = _calculate_meta_reordering_scatter_offsets(64, columns, meta.dtype, "cpu")
+    words = meta.flatten()[order].view(64, columns).tolist()
+    each = 2 * meta.itemsize
+    nibbles = {
+        (row, each * column + i): words[row][column] >> 4 * i & 15
+        for row in range(64)
+        for column in range(columns)
+        for i in range(each)
+    }
+    told = metadata_words(nibbles, dtype.itemsize)
+    assert bytes(block[layout.VALUE_BYTES :].tolist()) == struct.pack(f"<{len(told)}I", *told)
 
 
 @every_type

@@ -85,6 +85,14 @@ def test_rows_that_are_no_multiple_of_16_bytes_are_copied_into_such(dtype) -> No
     assert torch.equal(flat.double(), x.double())
 
 
+def test_rows_that_start_between_16_bytes_are_copied_to_rows_that_do_not():
+    whole = torch.randn(4, 24).half()
+    x = whole[:, 4:16]  # 8 bytes in, rows of 24 bytes 48 bytes apart: a clone would lie close
+    flat = aligned(x, 12)
+    assert torch.equal(flat, x) and flat.storage_offset() == 0
+    assert flat.stride(0) * flat.element_size() % 16 == 0
+
+
 def test_int8_without_scales_is_the_bare_sums() -> None:
     dense, x = (draw.weight_2to4(OUT, IN, torch.int8, 5), draw.operand(7, IN, torch.int8, 6))
     found = sparse24.linear(x, sparse24.pack(dense))

@@ -205,6 +205,7 @@ def test_on_hopper_e4m3_takes_the_smallest_tile(emulator) -> None:
         ({"out_type": TYPES[torch.float8_e4m3fn]}, "e4m3"),
         ({"out_type": TYPES[torch.int8]}, "only where x and the weight are s8"),
         ({"tokens": -1}, "negative"),
+        ({"convolution": 64}, "no convolutions"),
         ({"weight": 8}, "multiple of 16"),
         ({"x_pitch": 601}, "multiple of their element's size"),
     ],

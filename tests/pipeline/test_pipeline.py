@@ -261,3 +261,26 @@ def running_stages(folder: Path) -> list[int]:
         if here and "resnet50" in command and command[0].endswith("python"):
             found.append(int(process.name))
     return found
+
+
+@pytest.mark.slow
+def test_the_second_of_two_pipelines_in_one_folder_is_refused(tmp_path: Path, tiny: str) -> None:
+    folder = copy_of_repository(tmp_path / "repository", tiny)
+    target = "results/smoke/resnet50/seed0/2to4/prune/record.json"
+    command = [sys.executable, "-m", "snakemake", target]
+    first = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+    while not list((folder / ".snakemake/locks").glob("*.lock")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )
+    assert second.returncode != 0 and "Directory cannot be locked" in second.stdout + second.stderr
+    assert first.wait(timeout=600) == 0
+    assert (folder / target).exists()

@@ -99,17 +99,19 @@ def test_current_records_carry_no_mark(put, results):
 @pytest.mark.parametrize(
     ("sparse", "verdict"),
     [
-        # dense 70, 71, 72: range 2. Differences -1, -1, -1: mean -1 within 2
-        ([69.0, 70.0, 71.0], "within spread"),
-        # differences -5, -5, -5: mean -5 outside 2
+        # dense 70, 71, 72: margin 2. Differences -1, -1, -1: the interval is [-1, -1]
+        ([69.0, 70.0, 71.0], "equivalent"),
+        # differences -5, -5, -5: the interval [-5, -5] excludes zero and is not inside 2
         ([65.0, 66.0, 67.0], "worse by 5.0"),
-        # differences +3, +4, +5: mean 4 outside max(2, 2)
+        # differences +3, +4, +5: 4 +- 2.920 x 1 / sqrt(3) = [2.31, 5.69]
         ([73.0, 75.0, 77.0], "better by 4.0"),
-        # differences +9, 0, +3: mean 4 within their own range 9
-        ([79.0, 71.0, 75.0], "within spread"),
+        # differences +9, 0, +3: 4 +- 2.920 x 4.58 / sqrt(3) = [-3.73, 11.73]
+        ([79.0, 71.0, 75.0], "+4.0 (undecided)"),
     ],
 )
-def test_verdict_weighs_the_difference_against_the_spread_over_seeds(put, results, sparse, verdict):
+def test_verdict_weighs_the_interval_of_the_difference_against_the_spread_over_seeds(
+    put, results, sparse, verdict
+):
     for seed, (dense, ours) in enumerate(zip([70.0, 71.0, 72.0], sparse, strict=True)):
         put("resnet50", "dense/dense", {"train/top1": dense}, seed=seed)
         put("resnet50", "2to4/retrain", {"train/top1": ours}, seed=seed)
@@ -154,6 +156,48 @@ def test_mixed_commits_and_dirty_trees_are_noted(put, results):
     noted = texts(study_table("accuracy", "smoke", ["resnet50"], [0], results))
     assert "Mixed commits: aaaa (1 record), bbbb (1 record)." in noted
     assert "1 record made from a tree that differs from its commit: resnet50." in noted
+
+
+def test_the_csv_of_accuracy_has_the_columns_that_were_agreed(put, results):
+    scores = {"dense/dense": 70.0, "dense_again/retrain": 72.0, "2to4/retrain": 71.5}
+    scores |= {"2to4/quantize": 71.0, "dense/quantize": 69.0}
+    for seed in (0, 1):
+        for stage, score in scores.items():
+            put("resnet50", stage, {"train/top1": score + seed}, seed=seed)
+    table("accuracy", "smoke", ["resnet50"], [0, 1], results)
+    made = pd.read_csv(results / "smoke" / "tables" / "accuracy.csv")
+    expected = "network metric higher_is_better seeds dense dense_again sparse_fp16 sparse_int8 "
+    expected += "dense_int8 verdict talk_dense talk_sparse_fp16 talk_sparse_int8 dense_range "
+    expected += "dense_again_range sparse_fp16_range sparse_int8_range dense_int8_range"
+    assert list(made.columns) == expected.split()
+    row = made.iloc[0]
+    assert (row.metric, row.seeds, row.dense, row.dense_range) == ("top1", 2, 70.5, 1.0)
+    # +1.5 over dense is outside the margin 1, -0.5 under the second training is inside it
+    assert row.verdict == "better than dense, equivalent to dense_again"
+    assert (row.talk_dense, row.talk_sparse_int8) == (76.6, 76.8)  # talk/classification.csv
+    tests = pd.read_csv(results / "smoke" / "tables" / "accuracy_tests.csv")
+    one = tests[(tests.column == "sparse_fp16") & (tests.against == "dense_again")].iloc[0]
+    assert (one.difference, one.low, one.high, one.margin) == (-0.5, -0.5, -0.5, 1.0)
+
+
+def test_what_is_trained_from_scratch_has_the_compute_of_one_dense_training(put, results):
+    for stage in ("dense/dense", "dense_again/retrain", "sr_ste/retrain", "2to4/retrain"):
+        put("resnet50", stage, {"train/top1": 70.0})
+    tests = study_table("schedules", "smoke", ["resnet50"], [0], results).tests
+    against = tests.groupby("column").against.apply(list)
+    assert against["straight_through_fp16"] == ["dense"]
+    assert against["after_training_fp16"] == ["dense", "dense_again"]
+
+
+def test_shortened_retraining_tells_the_epochs_that_were_needed(put, results):
+    for seed in (0, 1):
+        for treatment, score in (("2to4_sixth", 60.0), ("2to4_third", 69.5), ("2to4", 70.0)):
+            put("resnet50", f"{treatment}/retrain", {"train/top1": score + seed}, seed=seed)
+        put("resnet50", "dense/dense", {"train/top1": 70.0 + seed}, seed=seed)
+    made = study_table("shortened_retraining", "smoke", ["resnet50"], [0, 1], results)
+    shown = dict(zip(made.header, made.rows[0], strict=True))
+    assert shown["Equivalent after"].value == "1.33ep of 4ep"  # a third of smoke's 4 epochs
+    assert shown["Talk epochs"].value == "15 of 90"
 
 
 def test_files_hold_the_same_rows_for_people_and_for_machines(put, results):

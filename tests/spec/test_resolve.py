@@ -190,4 +190,56 @@ def test_a_stage_reads_only_its_own_sections(edit: Callable) -> None:
 
 def test_every_study_names_known_treatments_and_stages() -> None:
     for name in resolve.names("studies"):
-        assert resolve.study(name).columns
+        plan = resolve.study(name)
+        assert bool(plan.columns) != bool(plan.methods)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("methods:", "columns: {}\nmethdos:", "unknown key (did you mean 'methods'?)"),
+        (
+            "method: 2to4, relation: better, than: block32",
+            "method: 2to5, relation: better, than: block32",
+            "claims: unknown method '2to5'; known: dense, dense_again",
+        ),
+        ("baseline: [dense, dense_again]", "baseline: [thick]", "baseline: unknown method 'thick'"),
+        ("baseline: [dense, dense_again]", "", "baseline names dense methods, where there are"),
+        ("treatment: block32", "treatment: blokc32", "unknown treatment 'blokc32' (did you mean"),
+        ("network: bert_base_half_hidden", "network: bert_half", "unknown network 'bert_half'"),
+    ],
+)
+def test_a_mistake_in_a_study_of_methods_is_one_line(
+    old: str, new: str, message: str, edit: Callable
+) -> None:
+    edit("studies/alternatives.yaml", old, new)
+    with pytest.raises(resolve.SpecError) as raised:
+        resolve.study("alternatives")
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_study_of_methods_asks_for_each_cell_once() -> None:
+    cells = dag.study_cells("alternatives", "lite", resolve.names("networks"), [0, 1])
+    assert len(cells) == len(set(cells)) == 20  # ten methods, two seeds
+    assert {cell.network for cell in cells} == set(
+        dag.study_networks("alternatives", resolve.names("networks"))
+    )
+
+
+def test_the_last_phase_alone_is_repeated_if_a_treatment_says_so() -> None:
+    spec = dag.spec_of("minilm_l6", "2to4_last_phase_long", "lite")
+    assert list(spec.retraining) == ["finetune"]
+    assert spec.retraining["finetune"].train.length == "1200it"  # 200 % of 600
+    assert list(dag.spec_of("minilm_l6", "2to4", "lite").retraining) == ["pretrain", "finetune"]
+
+
+def test_a_phase_between_is_not_left_out(edit: Callable) -> None:
+    edit(
+        "networks/minilm_l6.yaml",
+        "  finetune:",
+        "  between: {task: language_model, objective: "
+        "masked, data: {name: wikipedia}, train: {length: 1it, batch: 2, precision: fp16, "
+        "optimizer: {name: sgd, lr: 0.1}}}\n  finetune:",
+    )
+    with pytest.raises(resolve.SpecError, match="repeat last leaves out"):
+        resolve.resolve("minilm_l6", "2to4_last_phase", "full")

@@ -1,5 +1,6 @@
 """Masks keep their identity from prune to export: a stage refuses those that were not pruned."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workbench import cli, dag, sparsity, stages
+from workbench.provenance import sha256
 from workbench.stages.work import StageError
 
 STAGES = ("prune", "retrain", "quantize")
@@ -45,6 +47,13 @@ def set_one_pruned(weights: Path, masks: Path) -> str:
     return re.escape(name)
 
 
+def as_recorded(work, path: Path) -> str:
+    """The record of a stage, with the file as it is now."""
+    record = json.loads((work.out / "record.json").read_text())
+    record["outputs"][path.name]["sha256"] = sha256(path)
+    return json.dumps(record)
+
+
 @pytest.mark.parametrize(("stage", "before"), [("retrain", "prune"), ("quantize", "retrain")])
 def test_a_stage_refuses_masks_that_were_not_pruned(stage, before, cell_of) -> None:
     path = cell_of(before).out / "masks.safetensors"
@@ -59,7 +68,11 @@ def test_a_stage_refuses_masks_that_were_not_pruned(stage, before, cell_of) -> N
 )
 def test_a_stage_refuses_weights_that_were_not_pruned(stage, before, weights, cell_of) -> None:
     folder = cell_of(before).out
-    name = set_one_pruned(folder / f"{weights}.safetensors", folder / "masks.safetensors")
+    path = folder / f"{weights}.safetensors"
+    name = set_one_pruned(path, folder / "masks.safetensors")
+    with pytest.raises(StageError, match="not the file of the record beside it"):
+        stages.run(cell_of(stage))
+    (folder / "record.json").write_text(as_recorded(cell_of(before), path))
     with pytest.raises(sparsity.SparsityError, match=name):
         stages.run(cell_of(stage))
 

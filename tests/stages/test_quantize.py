@@ -26,6 +26,7 @@ def finished(work_of):
     def finish(treatment: str, stage: str, results=None) -> Record:
         work = work_of(NETWORK, treatment, stage, results)
         stages.run(work).write(work.out / "record.json")
+        work.forget_resume()
         return read(work.out / "record.json")
 
     return finish

@@ -21,6 +21,7 @@ class Interrupted(Exception):
 
 def finish(work) -> None:
     stages.run(work).write(work.out / "record.json")
+    work.forget_resume()
 
 
 def curve(work) -> list[dict]:

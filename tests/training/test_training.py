@@ -1,9 +1,5 @@
 """Training: rates of every schedule by hand, optimizers' groups, non-finite losses, processes."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,26 +116,3 @@ def test_the_logged_loss_is_the_mean_of_its_steps() -> None:
     progress = Progress("train", [], [(5, 0.1, torch.tensor(1.0)), (6, 0.2, torch.tensor(2.0))])
     alone = SimpleNamespace(reduce=lambda losses, kind: losses)
     assert progress.flush(alone) == [{"phase": "train", "step": 6, "lr": 0.2, "loss": 1.5}]
-
-
-def test_two_processes_train_as_one(experiments: Path, tmp_path: Path) -> None:
-    folder = experiments.parent
-    for name in ("workbench", "pyproject.toml"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
-    network = folder / "experiments/networks/transformer_xl.yaml"
-    network.write_text(network.read_text().replace("dropout: 0.1", "dropout: 0.0"))
-    curves = []
-    for launcher in (["-m"], ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m"]):
-        subprocess.run(
-            [sys.executable, *launcher, "workbench.cli", "dense", "transformer_xl", "--no-track"],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
-            check=True,
-            capture_output=True,
-        )
-        out = folder / "results/smoke/transformer_xl/seed0/dense/dense"
-        rows = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
-        curves.append([row["loss"] for row in rows])
-        assert (out / "record.json").exists()
-        subprocess.run(["rm", "-r", str(folder / "results")], check=True)
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)

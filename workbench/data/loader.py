@@ -1,6 +1,7 @@
 """Batches as a pure function of (seed, step): resuming or adding workers changes nothing."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,29 +44,43 @@ def shuffled(examples: int, batch: int, seed: int, lengths: list[int] | None = N
     return order
 
 
-class Steps(Sampler[list[Item]]):
-    """For each step of a range the (index, key) pairs of this process's share of the batch."""
+@dataclass(frozen=True)
+class Shares:
+    """Which shares of each batch a process takes: `mine`, of `of` in all."""
 
-    def __init__(self, order: Order, seed: int, start: int, stop: int, rank: int, world: int):
-        """Process `rank` of `world` takes every `world`-th example of each global batch."""
-        self.order, self.seed = order, seed
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+    mine: tuple[int, ...] = (0,)
+    of: int = 1
 
     def __len__(self) -> int:
-        """The number of steps left."""
-        return self.stop - self.start
+        """How many shares the process takes of each batch."""
+        return len(self.mine)
+
+
+class Steps(Sampler[list[Item]]):
+    """For each step of a range and each of a process's shares the (index, key) pairs."""
+
+    def __init__(self, order: Order, seed: int, start: int, stop: int, shares: Shares):
+        """Share i of n has every n-th example of each batch, from the i-th on."""
+        self.order, self.seed = order, seed
+        self.start, self.stop, self.shares = start, stop, shares
+
+    def __len__(self) -> int:
+        """The number of shares left."""
+        return (self.stop - self.start) * len(self.shares)
 
     def __iter__(self) -> Iterator[list[Item]]:
         """The pairs; a key seeds what is random about one presentation of one example."""
         for step in range(self.start, self.stop):
-            indices = self.order(step)[self.rank :: self.world]
-            yield [(index, seed_for(self.seed, "draw", step, index)) for index in indices]
+            batch = self.order(step)
+            for share in self.shares.mine:
+                indices = batch[share :: self.shares.of]
+                yield [(index, seed_for(self.seed, "draw", step, index)) for index in indices]
 
 
 def training_loader(
     dataset: Dataset, steps: Steps, collate: Callable[[list[Any]], Any], workers: int
 ) -> DataLoader:
-    """A loader over the steps that are left."""
+    """A loader over the shares of the steps that are left."""
     return DataLoader(
         dataset,
         batch_sampler=steps,

@@ -1,5 +1,6 @@
 """A data set of the catalog: its files, found and checked against their sha256."""
 
+import importlib.util
 from collections.abc import Sized
 from dataclasses import dataclass
 from functools import cache
@@ -38,10 +39,23 @@ class Source:
 
 
 def open_source(name: str, root: Path) -> Source:
-    """The data set `name`; sets that are not shipped are looked for under `root`."""
+    """The data set `name`, in its package or, if it is not shipped either, under `root`."""
     entry = resolve.catalog()[name]
-    shipped = resolve.EXPERIMENTS / "data"
-    return Source(name, entry["kind"], entry, shipped if entry["place"] == "shipped" else root)
+    if entry["place"] == "package":
+        root = _package_folder(name, entry)
+    elif entry["place"] == "shipped":
+        root = resolve.EXPERIMENTS / "data"
+    return Source(name, entry["kind"], entry, root)
+
+
+def _package_folder(name: str, entry: dict[str, Any]) -> Path:
+    """Where an installed package lies; its code is not run."""
+    found = importlib.util.find_spec(entry["package"])
+    if found is None or found.origin is None:
+        raise DataError(
+            f"{name}: the optional package {entry['package']} is not installed: {entry['obtain']}"
+        )
+    return Path(found.origin).parent
 
 
 def some(source: Source, role: str, examples: Sized) -> Any:

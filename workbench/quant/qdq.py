@@ -27,17 +27,15 @@ def to_onnx(
 ) -> Any:
     """The onnx.ModelProto of the INT8 network, whose model has the values of its integers.
 
-    `args` and `kwargs` are an example call; the first dimension of their tensors may vary. Refused:
-    INT8 LSTM and attention, whose ONNX operators have no inside to put Q/DQ nodes into.
+    `args` and `kwargs` are an example call; the first dimension of their tensors may vary, and all
+    of tokens'. Refused: INT8 LSTM and attention, whose ONNX operators have no inside to put Q/DQ
+    nodes into.
     """
     onnx = _library()
     inside = [s for s in quantized.input_scales if s.endswith((".hidden", ".weights"))]
     if inside or any(":matmul" in site for site in quantized.input_scales):
         raise QuantError(f"no Q/DQ form of {inside or 'products'}; keep them in FP16 to export")
-    dims = torch.utils._pytree.tree_map(
-        lambda leaf: {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) else None,
-        (args, dict(kwargs or {})),
-    )
+    dims = torch.utils._pytree.tree_map(_varying, (args, dict(kwargs or {})))
     program = torch.onnx.export(
         model.cpu().eval(),
         args,
@@ -151,6 +149,13 @@ class _Graph:
             self.graph.initializer.append(made)
             self.constants[name] = made
         return name
+
+
+def _varying(leaf: Any) -> dict[int, Any] | None:
+    if not isinstance(leaf, Tensor):
+        return None
+    dimensions = 1 if leaf.is_floating_point() else leaf.ndim
+    return dict.fromkeys(range(dimensions), torch.export.Dim.AUTO)
 
 
 def _layers(model: nn.Module, quantized: Quantized) -> dict[str, str]:

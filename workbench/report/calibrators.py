@@ -7,7 +7,7 @@ import pandas as pd
 
 from workbench import dag
 from workbench.record import Record, RecordError, read
-from workbench.report.tables import Table, Text
+from workbench.report.cells import Table, Text
 from workbench.report.wording import arrow, metric_title, number, signed, study_title
 
 BEFORE = "not quantized"

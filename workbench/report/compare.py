@@ -1,18 +1,28 @@
-"""The numbers of one network in a study: means, differences to dense, recovered share, verdict.
+"""The numbers of one network in a study: means, differences to dense, recovered share, tests.
 
 Differences are in the metric's good direction (positive is better) and paired over seeds.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from workbench import dag
-from workbench.report import talk
+from workbench.report import equivalence, talk
+from workbench.report.equivalence import NOTHING
 from workbench.spec import Column, Spec, Study
 
 Columns = dict[str, Column]
-NOTHING = float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The test of a column against another."""
+
+    column: str
+    against: str
+    test: equivalence.Test
 
 
 def numbers(study: Study, scale: str, network: str, frame: pd.DataFrame) -> dict[str, Any]:
@@ -27,9 +37,15 @@ def numbers(study: Study, scale: str, network: str, frame: pd.DataFrame) -> dict
     for key, column in columns.items():
         row |= _measured(key, column, columns[base], own, (metric, higher))
     control = controls(columns, network, scale)
+    margin = equivalence.seed_spread(*(values(own, columns[k], metric) for k in [base, *control]))
+    row |= {"margin": margin, "tests": []}
+    for key in compared(columns, base):
+        for other in [base, *equal_compute(key, columns, network, scale)]:
+            theirs = values(own, columns[other], metric)
+            gained = gains(values(own, columns[key], metric), theirs, higher)
+            row["tests"].append(Comparison(key, other, equivalence.test(gained, margin)))
     for key in sparse(columns, network, scale):
-        row |= _judged(key, columns, own, (metric, higher))
-        row |= _controlled(key, control, columns, own, (metric, higher))
+        row[f"{key}_recovered"] = _recovered(columns[base], columns[key], own)
     row |= {f"talk_{name}": value for name, value in talk.printed(spec.talk, study.talk).items()}
     return row
 
@@ -55,6 +71,20 @@ def controls(columns: Columns, network: str, scale: str) -> list[str]:
     return [key for key in retrained if key not in sparse(columns, network, scale)]
 
 
+def compared(columns: Columns, base: str) -> list[str]:
+    """The columns that are tested against the baseline: trained or quantized, not only pruned."""
+    return [key for key, column in columns.items() if key != base and column.stage != "prune"]
+
+
+def equal_compute(key: str, columns: Columns, network: str, scale: str) -> list[str]:
+    """The dense columns of as much training as a sparse one, beside the baseline."""
+    column = columns[key]
+    spec = dag.spec_of(network, column.treatment, scale)
+    if spec.treatment.pattern["kind"] == "none" or spec.from_scratch:
+        return []
+    return controls(columns, network, scale)
+
+
 def primary_of(frame: pd.DataFrame, column: Column) -> tuple[str, bool] | None:
     """The primary metric of a column's records and whether higher is better."""
     rows = _seen(frame, column)
@@ -71,21 +101,6 @@ def values(frame: pd.DataFrame, column: Column, metric: str) -> pd.Series:
 def gains(ours: pd.Series, theirs: pd.Series, higher: bool) -> pd.Series:
     """Ours minus theirs by seed, positive where ours is better; seeds of both only."""
     return ((ours - theirs) * (1 if higher else -1)).dropna()
-
-
-def verdict(dense: pd.Series, gained: pd.Series) -> tuple[float, str]:
-    """The run-to-run spread, and whether the mean difference lies inside it (`within`).
-
-    Spread: the larger of the range of dense over seeds and the range of the paired differences.
-    """
-    if len(gained) == 0:
-        return NOTHING, ""
-    if len(gained) == 1:
-        return NOTHING, "one seed"
-    spread = max(_range(dense), _range(gained))
-    if abs(gained.mean()) <= spread:
-        return spread, "within spread"
-    return spread, "better" if gained.mean() > 0 else "worse"
 
 
 def _described(spec: Spec, own: pd.DataFrame, metric: str) -> dict[str, Any]:
@@ -122,35 +137,6 @@ def _measured(
     return found
 
 
-def _judged(key: str, columns: Columns, own: pd.DataFrame, row: tuple[str, bool]) -> dict[str, Any]:
-    metric, higher = row
-    base, column = columns[baseline(columns)], columns[key]
-    dense, ours = values(own, base, metric), values(own, column, metric)
-    spread, word = verdict(dense, gains(ours, dense, higher))
-    return {
-        f"{key}_recovered": _recovered(base, column, own),
-        f"{key}_spread": spread,
-        f"{key}_verdict": word,
-    }
-
-
-def _controlled(
-    key: str, control: list[str], columns: Columns, own: pd.DataFrame, row: tuple[str, bool]
-) -> dict[str, Any]:
-    metric, higher = row
-    found: dict[str, Any] = {}
-    for name in control:
-        theirs = values(own, columns[name], metric)
-        gained = gains(values(own, columns[key], metric), theirs, higher)
-        spread, word = verdict(theirs, gained)
-        found |= {
-            f"{key}_against_{name}": gained.mean(),
-            f"{key}_against_{name}_spread": spread,
-            f"{key}_against_{name}_verdict": word,
-        }
-    return found
-
-
 def _recovered(base: Column, column: Column, own: pd.DataFrame) -> float:
     pruned_column = column.model_copy(update={"stage": "prune"})
     metric = primary_of(own, pruned_column)
@@ -174,7 +160,3 @@ def _fallback(columns: Columns, own: pd.DataFrame) -> tuple[str, bool]:
 
 def _seen(frame: pd.DataFrame, column: Column) -> pd.DataFrame:
     return frame[(frame.treatment == column.treatment) & (frame.stage == column.stage)]
-
-
-def _range(series: pd.Series) -> float:
-    return series.max() - series.min()

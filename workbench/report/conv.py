@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
+from workbench.report.cells import Table, Text
 from workbench.report.gemm import cell, fastest, measurement
 from workbench.report.style import MUTED, PALETTE, STYLE, panel
-from workbench.report.tables import Table, Text
 from workbench.resolve import EXPERIMENTS
 
 SHAPE = ("n", "c", "k", "h", "w", "r", "s", "stride", "groups")

@@ -12,11 +12,15 @@ from workbench.report.wording import number
 
 Curve = tuple[Sequence[float], Sequence[float]]
 Line = tuple[str, str, list[Curve]]  # label, colour, one curve per seed
+Band = tuple[str, str, dict[int, list[float]]]  # label, group, and by step a score of each seed
 Part = tuple[str, Curve]  # a phase and its learning rate over steps
 
 _NARROWEST = 0.16  # of the width, for a phase of few steps
 _MARK = 0.07
 _MOST_STAIRS = 6
+_FIRST = 4  # a quarter of the points of a line may lie outside the axis
+_DASHES = ("solid", "dashed", "dotted")
+_COLOURS = (*PALETTE, INK)
 _MOST_NAMES = 48
 
 
@@ -32,6 +36,35 @@ def curves(title: str, lines: list[Line]) -> str:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.legend(loc="upper right", handlelength=1.2)
+    return svg(figure, title)
+
+
+@mpl.rc_context(STYLE)
+def bands(title: str, lines: list[Band], higher: bool) -> str:
+    """A score over steps: a line of means per label, and the range over seeds as a band.
+
+    Labels of one group share a colour, the second of them dashed. The axis leaves out the first
+    scores of a training, which are far off.
+    """
+    figure, axes = panel(9.8, 4.2)
+    late: list[float] = []
+    groups = list(dict.fromkeys(group for _, group, _ in lines))
+    drawn: list[str] = []
+    for label, group, points in lines:
+        steps = sorted(points)
+        means = [sum(points[step]) / len(points[step]) for step in steps]
+        lows, highs = ([pick(points[step]) for step in steps] for pick in (min, max))
+        colour = _COLOURS[groups.index(group) % len(_COLOURS)]
+        axes.plot(steps, means, color=colour, linestyle=_DASHES[drawn.count(group)], label=label)
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
+        late += [*lows[len(lows) // _FIRST :], *highs[len(highs) // _FIRST :]]
+        drawn.append(group)
+    room = 0.05 * ((max(late) - min(late)) or 1)
+    axes.set_ylim(min(late) - room, max(late) + room)
+    axes.set(title=title, xlabel="step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.legend(loc="lower right" if higher else "upper right", handlelength=2.4, ncols=2)
     return svg(figure, title)
 
 

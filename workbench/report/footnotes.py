@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.report import compare
+from workbench import failure
+from workbench.report import compare, equivalence
 from workbench.report.wording import column_title
 from workbench.spec import Column
 
@@ -18,7 +19,8 @@ class Notes:
 
     def __init__(self) -> None:
         """Start without notes."""
-        self._missing: dict[str, list[tuple[str, Path]]] = {}  # what -> networks that lack it
+        # (what, why) -> networks that lack it
+        self._missing: dict[tuple[str, str], list[tuple[str, Path]]] = {}
         self._stale: list[str] = []
         self._plain: list[str] = []
 
@@ -63,11 +65,14 @@ class Notes:
             "the last step.",
             "Pruned: before any retraining; where phases follow the prune point, the final dense "
             "network under the masks. Recovered: (retrained − pruned) / (dense − pruned).",
-            "Against dense, the sparse network's verdict: `within spread` if its mean difference "
-            "is at most the run-to-run spread, the larger of the range of dense over seeds and the "
-            "range of the paired differences. At equal compute: the same against the dense network "
-            "that was trained a second full schedule, as the sparse one was.",
+            self._rule("the mean difference of the sparse network to the dense one"),
         ]
+        if any(each.against != compare.baseline(columns) for row in rows for each in row["tests"]):
+            self._plain.append(
+                "At equal compute: the same against the dense network that was trained a second "
+                "full schedule, as the sparse one was; what is trained from scratch has the "
+                "compute of the first dense training."
+            )
         if slides:
             self._plain.append(
                 f"Talk: the numbers printed on its slides ({slides}), on the talk's "
@@ -79,6 +84,35 @@ class Notes:
                 f"Columns are named as in the talk; at this scale the networks "
                 f"train and are judged in {', '.join(other)}, not FP16."
             )
+
+    def add_methods(self, slides: str, sizes: dict[str, str]) -> None:
+        """How to read a table of methods: sizes, magnitude, verdicts, time, and what is scaled."""
+        self._plain += [
+            "Weights: of the layers with input channels, pruned or not. Kept magnitude: the share "
+            "of the sum of |w| of the pruned layers, at the moment of pruning. Size: all "
+            "parameters at 16 bits, what is kept with what says where it lies: 2 bits a value for "
+            "2:4, one bit a block, and for unstructured zeros CSR with 16-bit columns and 32-bit "
+            "row pointers. In brackets: range over seeds.",
+            self._rule("its mean difference to the dense network"),
+            "Speedup of GEMMs: 2:4 against dense on BERT-Large's products in fp16, from `workbench "
+            "bench gemm`; a dash for 2:4 where that is not recorded, and for other patterns, which "
+            "have no kernel here. Minutes: of a seed's own stages, the training of the dense "
+            "network that was pruned left out.",
+        ]
+        if built := [text for text in dict.fromkeys(sizes.values()) if text]:
+            self._plain.append(f"At this scale is built: {'; '.join(built)}.")
+        if slides:
+            self._plain.append(f"Slides: {slides}.")
+
+    def _rule(self, difference: str) -> str:
+        return (
+            "Margin: the range over seeds of the dense network or of its second training, the "
+            f"larger, declared as what a difference may be. A verdict is of {difference} and its "
+            f"{equivalence.CONFIDENCE} % interval (Student's t over paired seeds): `equivalent` if "
+            "the interval lies inside the margin (two one-sided tests at 5 %), `better` or `worse` "
+            "if it does not and excludes zero, else `undecided`: three seeds decide large and very "
+            "steady differences only."
+        )
 
     def add_origins(self, frame: pd.DataFrame) -> None:
         """Which commits the records come from, if that is not one clean commit."""
@@ -104,24 +138,34 @@ class Notes:
         root: Path,
     ) -> str:
         by_seeds: dict[str, list[str]] = {}
+        failed = []
         for key, found in lacking.items():
             if found:
                 stage = f"{columns[key].treatment}/{columns[key].stage}"
                 by_seeds.setdefault(_listed(found), []).append(stage)
+                failed += _failed(root / row["scale"] / row["network"], stage, found)
         named = {
             found: "any stage" if len(stages) == len(columns) else ", ".join(stages)
             for found, stages in by_seeds.items()
         }
-        what = "; ".join(f"{stages} (seed {found})" for found, stages in named.items())
+        missing = "; ".join(f"{stages} (seed {found})" for found, stages in named.items())
+        what = (missing, "; ".join(failed))
         where = Path(root.name, row["scale"], row["network"])
         self._missing.setdefault(what, []).append((row["title"], where))
         return _superscript(list(self._missing).index(what) + 1)
 
 
-def _no_record(what: str, rows: list[tuple[str, Path]]) -> str:
+def _failed(folder: Path, stage: str, seeds: list[int]) -> list[str]:
+    """The errors of attempts at a stage, each with its seed."""
+    reasons = {seed: failure.reason(folder / f"seed{seed}" / stage) for seed in seeds}
+    return [f"{stage} (seed {seed}) failed: {why}" for seed, why in reasons.items() if why]
+
+
+def _no_record(what: tuple[str, str], rows: list[tuple[str, Path]]) -> str:
     titles = ", ".join(title for title, _ in rows)
     where = rows[0][1] if len(rows) == 1 else rows[0][1].parent
-    return f"{titles}: no record of {what} under `{where}`"
+    missing, failed = what
+    return f"{titles}: no record of {missing} under `{where}`" + (f"; {failed}" if failed else "")
 
 
 def _lacking(own: pd.DataFrame, column: Column, seeds: list[int]) -> list[int]:

@@ -10,8 +10,8 @@ import matplotlib as mpl
 import pandas as pd
 
 from workbench.record import RecordError
+from workbench.report.cells import Table, Text
 from workbench.report.style import MUTED, PALETTE, STYLE, panel
-from workbench.report.tables import Table, Text
 from workbench.report.wording import DASH
 from workbench.resolve import EXPERIMENTS
 

@@ -5,10 +5,13 @@ from html import escape
 from pathlib import Path
 
 from workbench import dag, resolve
-from workbench.record import RecordError, write_text
+from workbench.files import write_text
+from workbench.record import RecordError
+from workbench.report.cells import Table, Text
 from workbench.report.conv import conv_plot, conv_table
 from workbench.report.gemm import gemm_plot, gemm_table
-from workbench.report.tables import Table, Text, study_table
+from workbench.report.methods import methods_table
+from workbench.report.tables import study_table
 from workbench.report.throughput import throughput_table
 
 RESULTS = Path(dag.RESULTS)
@@ -18,11 +21,22 @@ README = resolve.ROOT / "README.md"
 def table(
     study: str, scale: str, networks: list[str], seeds: list[int], root: Path = RESULTS
 ) -> None:
-    """Write the table of a study, `tables/{study}.csv` and `.md`, under `root/{scale}`."""
-    made = study_table(study, scale, networks, seeds, root)
+    """Write the table of a study, `tables/{study}.csv` and `.md`, under `root/{scale}`.
+
+    The tests behind its verdicts are `tables/{study}_tests.csv`.
+    """
+    made = made_of(study, scale, networks, seeds, root)
     folder = root / scale / "tables"
-    write_text(folder / f"{study}.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
+    published = made.numbers if made.published is None else made.published
+    for name, rows in (("", published), ("_tests", made.tests)):
+        write_text(folder / f"{study}{name}.csv", rows.to_csv(index=False, float_format="%.6g"))
     write_text(folder / f"{study}.md", markdown(made))
+
+
+def made_of(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
+    """The table of a study, of networks or of methods."""
+    of = methods_table if resolve.study(study).methods else study_table
+    return of(study, scale, networks, seeds, root)
 
 
 def bench_table(name: str, scale: str, root: Path = RESULTS) -> None:
@@ -59,14 +73,16 @@ def markdown(made: Table) -> str:
     rows += [[_plain(text) for text in row] for row in made.rows]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     notes = [f"- {mark} {text}" if mark else f"- {text}" for mark, text in made.notes]
-    return "\n".join([f"**{made.title}**", "", *lines, "", *notes]) + "\n"
+    text = "\n".join([f"**{made.title}**", "", *lines, "", *notes]) + "\n"
+    return f"{text}\n{markdown(made.then)}" if made.then else text
 
 
 def html(made: Table) -> str:
     """The table in html: rows that scroll sideways, then footnotes."""
     body = "\n".join(_html_row(row, made.header) for row in made.rows)
     notes = "\n".join(_html_note(mark, text) for mark, text in made.notes)
-    return f'{scrolled(made.header, body, "study")}\n<ul class="notes">\n{notes}\n</ul>'
+    text = f'{scrolled(made.header, body, made.kind)}\n<ul class="notes">\n{notes}\n</ul>'
+    return f"{text}\n<h3>{escape(made.then.title)}</h3>\n{html(made.then)}" if made.then else text
 
 
 def grid(header: list[str], rows: list[list[str]], kind: str = "") -> str:

@@ -1,14 +1,21 @@
 """The table of a study as people read it: cells with changes and marks, and footnotes."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from workbench import dag, resolve
-from workbench.report import collect, compare, footnotes
+from workbench.report import (
+    collect,
+    compare,
+    equivalent_after,
+    footnotes,
+    published,
+    verdicts,
+)
+from workbench.report.cells import Table, Text
 from workbench.report.wording import (
     DASH,
     arrow,
@@ -18,29 +25,6 @@ from workbench.report.wording import (
     signed,
     study_title,
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """A cell: what it says (of which metric, if not the row's), change, range, footnote marks."""
-
-    value: str
-    metric: str = ""
-    change: str = ""
-    spread: str = ""
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people, and the same numbers for machines."""
-
-    name: str
-    title: str
-    header: list[str]
-    rows: list[list[Text]]
-    notes: list[tuple[str, str]]
-    numbers: pd.DataFrame
 
 
 def study_table(study: str, scale: str, networks: list[str], seeds: list[int], root: Path) -> Table:
@@ -56,7 +40,10 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
     frame = collect.frame(collect.records(cells, root), root)
     rows = [compare.numbers(plan, scale, network, frame) for network in networks]
     notes = footnotes.Notes()
-    shown = [_row(row, columns, notes.marks(row, columns, seeds, frame, root)) for row in rows]
+    shown = [
+        _row(row, columns, notes.marks(row, columns, seeds, frame, root), _has_epochs(rows))
+        for row in rows
+    ]
     notes.add_rules(rows, columns, plan.slides)
     notes.add_origins(frame)
     return Table(
@@ -66,30 +53,44 @@ def study_table(study: str, scale: str, networks: list[str], seeds: list[int], r
         rows=shown,
         notes=notes.listed(),
         numbers=pd.DataFrame(rows),
+        published=_published(rows, columns),
+        tests=published.tests(rows),
+        then=verdicts.table(rows, scale) if len(_judged(columns, rows[0])) > 1 else None,
     )
+
+
+def _published(rows: list[dict[str, Any]], columns: compare.Columns) -> pd.DataFrame:
+    frame = published.rows(rows, columns)
+    if equivalent_after.applies(columns, rows[0]):
+        frame["equivalent_after"] = [equivalent_after.text(columns, row) for row in rows]
+    return frame
 
 
 def _header(columns: compare.Columns, rows: list[dict[str, Any]]) -> list[str]:
     judged = _judged(columns, rows[0])
-    several = len(judged) > 1
-    names = [f" ({column_title(key)})" if several else "" for key in judged]
     return [
         "Network",
         "Data",
         "Metric",
         "Chance",
         *(column_title(key) for key in columns),
-        *(f"Recovered{name}" for name in names),
-        *(f"Against dense{name}" for name in names),
-        *(f"At equal compute{name}" for name in names if _has_control(rows[0])),
+        *(verdicts.header(rows, _int8(columns, judged[0])) if len(judged) == 1 else []),
+        *(["Equivalent after"] if equivalent_after.applies(columns, rows[0]) else []),
         "Talk dense",
         "Talk sparse FP16",
         "Talk sparse INT8",
+        *(["Talk epochs"] if _has_epochs(rows) else []),
         "Seeds",
     ]
 
 
-def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -> list[Text]:
+def _has_epochs(rows: list[dict[str, Any]]) -> bool:
+    return any("talk_epochs" in row for row in rows)
+
+
+def _row(
+    row: dict[str, Any], columns: compare.Columns, marks: dict[str, str], epochs: bool
+) -> list[Text]:
     metric = row["metric"]
     title = f"{metric_title(metric)} {arrow(row['higher_is_better'])}" if metric else DASH
     judged = _judged(columns, row)
@@ -99,10 +100,14 @@ def _row(row: dict[str, Any], columns: compare.Columns, marks: dict[str, str]) -
         Text(title),
         Text(number(row["chance"], metric)),
         *(_measured(row, key, marks[key]) for key in columns),
-        *(Text(_share(row[f"{key}_recovered"])) for key in judged),
-        *(Text(_verdict(row, f"{key}_difference", f"{key}_verdict")) for key in judged),
-        *(Text(_controlled(row, key)) for key in judged if _has_control(row)),
+        *(verdicts.cells(row, judged[0], _int8(columns, judged[0])) if len(judged) == 1 else []),
+        *(
+            [Text(equivalent_after.text(columns, row))]
+            if equivalent_after.applies(columns, row)
+            else []
+        ),
         *_talk(row),
+        *([Text(row.get("talk_epochs", DASH))] if epochs else []),
         Text(_seeds(row, columns)),
     ]
 
@@ -138,35 +143,15 @@ def _talk(row: dict[str, Any]) -> list[Text]:
 
 
 def _judged(columns: compare.Columns, row: dict[str, Any]) -> list[str]:
-    return [key for key in columns if f"{key}_verdict" in row]
+    return [key for key in columns if f"{key}_recovered" in row]
 
 
-def _share(value: float) -> str:
-    return DASH if math.isnan(value) else f"{100 * value:.0f}%".replace("-", "−")
+def _int8(columns: compare.Columns, key: str) -> list[str]:
+    """The columns that hold the INT8 of a column."""
+    treatment = columns[key].treatment
+    return [k for k, c in columns.items() if c.stage == "quantize" and c.treatment == treatment]
 
 
 def _seeds(row: dict[str, Any], columns: compare.Columns) -> str:
     counts = {row[f"{key}_seeds"] for key in columns}
     return str(min(counts)) if len(counts) == 1 else f"{min(counts)}–{max(counts)}"
-
-
-def _has_control(row: dict[str, Any]) -> bool:
-    return any("_against_" in name for name in row)
-
-
-def _controlled(row: dict[str, Any], key: str) -> str:
-    names = [
-        name.removesuffix("_verdict")
-        for name in row
-        if name.startswith(f"{key}_against_") and name.endswith("_verdict")
-    ]
-    return "; ".join(_verdict(row, name, f"{name}_verdict") for name in names) or DASH
-
-
-def _verdict(row: dict[str, Any], difference: str, verdict: str) -> str:
-    word = row[verdict]
-    if word in ("better", "worse"):
-        return f"{word} by {number(abs(row[difference]), row['metric'])}"
-    if word == "one seed":
-        return f"{signed(row[difference], row['metric'])} (one seed)"
-    return word or DASH

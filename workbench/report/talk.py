@@ -24,7 +24,10 @@ def printed(key: str | None, table: str | None = None) -> dict[str, Any]:
         for name, value in values.items()
         if name != "dense_fp16"
     }
-    return values | differences | {"data": found["dataset"], "metric": found["metric"]}
+    described = {"data": found["dataset"], "metric": found["metric"]}
+    if "fine_tuning_epochs" in found:
+        described["epochs"] = f"{found['fine_tuning_epochs']} of {found['baseline_epochs']}"
+    return values | differences | described
 
 
 def _find(stem: str, network: str) -> dict[str, str]:

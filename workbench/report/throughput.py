@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.report.cells import Table, Text
 from workbench.report.gemm import measurement
-from workbench.report.tables import Table, Text
 from workbench.report.wording import DASH
 from workbench.resolve import EXPERIMENTS
 

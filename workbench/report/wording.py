@@ -35,9 +35,14 @@ def column_title(key: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def metric_name(metric: str) -> str:
+    """The name of a metric without its phase."""
+    return metric.rpartition("/")[2]
+
+
 def metric_title(metric: str) -> str:
     """The name of a metric without its phase, as the talk writes it."""
-    name = metric.rpartition("/")[2]
+    name = metric_name(metric)
     return METRICS.get(name, name.replace("_", " "))
 
 
@@ -61,6 +66,11 @@ def signed(change: float, metric: str = "", decimals: int | None = None) -> str:
     places = decimals_of(metric) if decimals is None else decimals
     rounded = round(change, places) + 0.0  # -0.0 is 0.0
     return f"{rounded:+.{places}f}".replace("-", "−") if rounded else f"{rounded:.{places}f}"
+
+
+def interval(low: float, high: float, metric: str) -> str:
+    """An interval of a difference, `[−0.5, +0.1]`, or nothing."""
+    return f"[{signed(low, metric)}, {signed(high, metric)}]" if low == low else ""
 
 
 def duration(seconds: float) -> str:

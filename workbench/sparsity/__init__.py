@@ -21,6 +21,7 @@ from workbench.sparsity.permutation_proof import FunctionChangedError
 from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_trained_model
 from workbench.sparsity.schedule import Plan, Scheduled
+from workbench.sparsity.storage import kept_magnitude, storage
 
 __all__ = [
     "TWO_OF_FOUR",
@@ -42,6 +43,7 @@ __all__ = [
     "find_masks",
     "hold",
     "is_nm",
+    "kept_magnitude",
     "layer_sparsity",
     "layout_of",
     "load_compressed",
@@ -53,6 +55,7 @@ __all__ = [
     "read_checkpoint",
     "reflatten",
     "save_compressed",
+    "storage",
     "summary",
     "totals",
     "transposable",

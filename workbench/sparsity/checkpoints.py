@@ -1,7 +1,6 @@
 """Checkpoints: files of other tools and of ours read into tensors and masks, and verified."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from workbench.files import DAMAGED
 from workbench.sparsity import compressed
 from workbench.sparsity.eligibility import weights
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, layout_of
 from workbench.sparsity.masks import FORMATS, Masks
 from workbench.sparsity.measure import is_nm, refuse_unless_nm
 from workbench.sparsity.names import SparsityError
+from workbench.sparsity.onnx_file import read_onnx
 from workbench.sparsity.patterns import nm
 from workbench.sparsity.prune import TWO_OF_FOUR
 
@@ -43,10 +44,10 @@ def read_checkpoint(
     """A checkpoint's tensors and masks, from a file or a state dict.
 
     Read are apex ASP (mask buffers), Model Optimizer (`_weight_mask`; its weights keep their
-    pruned values, so apply the masks), our compressed files, and any checkpoint whose weights are
-    2:4 by their zeros. Masks that do not keep 2 of 4 are refused by layer and group. `model` tells
-    which weights belong to transposed convolutions; without it, groups that fit only along the
-    first dimension are taken for them.
+    pruned values, so apply the masks), our compressed files, ONNX, and any checkpoint whose weights
+    are 2:4 by their zeros. Masks that do not keep 2 of 4 are refused by layer and group. `model`
+    tells which weights belong to transposed convolutions; without it, groups that fit only along
+    the first dimension are taken for them.
     """
     if not isinstance(source, Mapping):
         metadata = _metadata(Path(source))
@@ -174,6 +175,8 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".onnx":
+        return read_onnx(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -181,7 +184,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         pass  # torch.save's files are read below
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except DAMAGED as error:
         why = " ".join(str(error).split())[:120]
         raise SparsityError(
             f"{path}: neither a whole safetensors file nor a torch checkpoint of plain tensors "

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.sparsity.layouts import Layout
-from workbench.sparsity.masks import Masks
+from workbench.sparsity.masks import Masks, whole_header
 from workbench.sparsity.measure import refuse_unless_nm
 from workbench.sparsity.names import SparsityError
 
@@ -71,18 +71,21 @@ def load_compressed(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Ma
             f"{path}: header has {sorted(metadata)}; only files written by save_compressed "
             f"({FORMAT}) are allowed"
         )
-    header = json.loads(metadata[FORMAT])
-    masks, layouts = {}, {}
-    for name, told in header["weights"].items():
-        layouts[name] = Layout(**told["layout"])
-        values, indices = entries.pop(name + VALUES), entries.pop(name + INDICES)
-        try:
-            entries[name], masks[name] = decompress(values, indices, told["shape"], layouts[name])
-        except SparsityError as error:
-            raise SparsityError(f"{path}: {name}: {error}") from error
-    found = Masks(masks, header["pattern"], header["rule"], layouts)
-    if found.digest() != header["digest"]:
-        raise SparsityError(f"{path}: the masks do not match their digest; write the file again")
+    with whole_header(path):
+        header = json.loads(metadata[FORMAT])
+        masks, layouts = {}, {}
+        for name, told in header["weights"].items():
+            layouts[name] = Layout(**told["layout"])
+            packed = entries.pop(name + VALUES), entries.pop(name + INDICES)
+            try:
+                entries[name], masks[name] = decompress(*packed, told["shape"], layouts[name])
+            except SparsityError as error:
+                raise SparsityError(f"{path}: {name}: {error}") from error
+        found = Masks(masks, header["pattern"], header["rule"], layouts)
+        if found.digest() != header["digest"]:
+            raise SparsityError(
+                f"{path}: the masks do not match their digest; write the file again"
+            )
     return entries, found
 
 

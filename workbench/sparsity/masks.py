@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from workbench.files import DAMAGED
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, reflatten
 from workbench.sparsity.names import SparsityError, refuse_unknown
 from workbench.sparsity.zeroing import clear, local, placed, unwrapped
@@ -200,15 +202,32 @@ class Masks(Mapping[str, Tensor]):
                 f"{path}: header has {sorted(metadata)}; only mask files written by Masks.save "
                 f"({', '.join(FORMATS)}) are allowed"
             )
-        header = json.loads(metadata[known[0]])
-        unpacked = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
-        layouts = {name: Layout(**given) for name, given in header.get("layouts", {}).items()}
-        masks = cls(unpacked, header["pattern"], header["rule"], layouts)
-        if masks.digest() != header["digest"]:
-            raise SparsityError(
-                f"{path}: the masks do not match their digest; write the file again"
-            )
+        with whole_header(path):
+            header = json.loads(metadata[known[0]])
+            unpacked = {
+                name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()
+            }
+            layouts = {name: Layout(**given) for name, given in header.get("layouts", {}).items()}
+            masks = cls(unpacked, header["pattern"], header["rule"], layouts)
+            if masks.digest() != header["digest"]:
+                raise SparsityError(
+                    f"{path}: the masks do not match their digest; write the file again"
+                )
         return masks
+
+
+@contextmanager
+def whole_header(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a header raises that was damaged, as a SparsityError that names the file."""
+    try:
+        yield
+    except SparsityError:
+        raise
+    except DAMAGED as error:
+        why = " ".join(str(error).split())[:120]
+        raise SparsityError(
+            f"{path}: its header is damaged ({why}); write the file again"
+        ) from error
 
 
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn, optim
 
+from workbench.files import whole
 from workbench.sections import Treatment
 from workbench.sparsity import Masks, Plan, Scheduled
 from workbench.stages.work import Work
@@ -32,7 +33,8 @@ class Choosing:
         masks = self._scheduled.masks
         masks.apply(model)
         if self._work.accelerator.is_main_process:
-            masks.save(self._file)  # before the phase counts as finished
+            with whole(self._file) as part:  # before the phase counts as finished
+                masks.save(part)
         return masks
 
     def remembered(self) -> Masks:

@@ -6,14 +6,13 @@ from torch import nn, optim
 
 from workbench.record import Record
 from workbench.sections import Phase
-from workbench.sparsity import Hold, Masks, Scheduled, hold
+from workbench.sparsity import Hold, Masks, Scheduled, hold, summary
 from workbench.stages.choosing import Choosing
 from workbench.stages.work import Weights, Work, load, state, take
 from workbench.tasks import Task
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row
 
-COUNTERS = ("num_batches_tracked",)  # of batch norms: files of old PyTorch lack them, none use them
 NO_MASKS = Masks({}, {"kind": "none"}, "c4")
 
 
@@ -34,9 +33,8 @@ def run(work: Work) -> Record:
     work.write("prune_point.safetensors", trained.ends[work.spec.repeat_from])
     work.write("final.safetensors", trained.ends[work.spec.last_phase])
     work.write_curve(trained.rows)
-    record = work.finish(work.spec.last_phase, trained.task, None, {})
-    work.forget_resume()
-    return record
+    rows = {"summary": summary(trained.model)}
+    return work.finish(work.spec.last_phase, trained.task, None, rows)
 
 
 def train_phases(
@@ -48,15 +46,17 @@ def train_phases(
 ) -> Trained:
     """Train phases in order from `start`, holding masks; they follow their weights' names.
 
-    In the phase `choosing_in` masks are chosen by the treatment's schedule, for it and the rest.
+    `start` are weights at the end of the phase `repeat_from`, which may be before the first. In the
+    phase `choosing_in` masks are chosen by the treatment's schedule, for it and the rest.
     """
     ends: dict[str, Weights] = {}
     rows: list[Row] = []
     for number, (name, phase) in enumerate(phases.items()):
-        prefix = phase.prefix if number else ""
+        goes_on = name == work.spec.repeat_from and not number
+        prefix = "" if goes_on or start is None else phase.prefix
         task = work.task(name)
         model = work.model(name, task)
-        if start is not None and not number:
+        if start is not None and goes_on:
             load(model, start)
         elif start is not None:
             work.notes[f"{name}/left_out"] = take(model, start, prefix)
@@ -65,7 +65,7 @@ def train_phases(
         choosing = Choosing(work, name) if name == choosing_in else None
         finished = work.resume.finished(name)
         if phase.weights:
-            load(model, work.obtained(name), may_lack=COUNTERS)
+            load(model, *work.obtained(name))
         elif finished is None:
             fresh = train_phase(work, name, phase, (model, task), masks, choosing)
             rows += fresh

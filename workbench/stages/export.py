@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from workbench import dag, sparsity
+from workbench.files import whole
 from workbench.record import Cell
 from workbench.stages.work import Work, read_weights, recorded_masks
 
@@ -18,7 +19,8 @@ def export(work: Work, out: Path) -> str:
     cell = work.cell
     source = work.out / f"{EXPORTED[cell.stage]}.safetensors"
     masks = recorded_masks(_masks_of(cell, work.results))
-    sparsity.save_compressed(read_weights(source), masks, out)
+    with whole(out) as part:
+        sparsity.save_compressed(read_weights(source), masks, part)
     return f"{out}: {out.stat().st_size:,} bytes, {source} has {source.stat().st_size:,}"
 
 

@@ -1,7 +1,15 @@
 """Stage prune: one magnitude pruning of the dense weights, and what it costs before retraining."""
 
 from workbench.record import Record
-from workbench.sparsity import Masks, explain, layer_sparsity, prune, summary
+from workbench.sparsity import (
+    Masks,
+    explain,
+    find_masks,
+    kept_magnitude,
+    layer_sparsity,
+    storage,
+    summary,
+)
 from workbench.stages.work import StageError, Work, load, state
 from workbench.tasks import Task
 
@@ -21,12 +29,15 @@ def run(work: Work) -> Record:
     task = work.task(phase)
     model = work.model(phase, task)
     load(model, work.weights())
-    masks = prune(model, treatment.pattern, treatment.rule, treatment.keep_dense)
+    masks = find_masks(model, treatment.pattern, treatment.rule, treatment.keep_dense)
+    kept = kept_magnitude(model, masks)
+    masks.apply(model)
     explained = explain(model, treatment.rule, treatment.keep_dense)
     reasons = {layer.name: layer.reason for layer in explained}
     work.judge(phase, model, task)
     layers = [{**row, "reason": reasons.get(row["layer"], "")} for row in layer_sparsity(model)]
     rows = {"summary": summary(model), "layers": layers}
+    rows |= {"kept_magnitude": kept, "storage": storage(model, masks)}
     work.write("pruned.safetensors", state(model))
     work.write_masks(masks)
     if phase != work.spec.last_phase:
@@ -35,7 +46,7 @@ def run(work: Work) -> Record:
 
 
 def _judge_last(work: Work, masks: Masks) -> Task:
-    for name in work.spec.repeated[1:]:
+    for name in work.spec.after_prune_point:
         masks = masks.renamed({"": work.spec.phases[name].prefix})
     last = work.spec.last_phase
     task = work.task(last)

@@ -55,10 +55,7 @@ def run(work: Work) -> Record:
     work.notes["folded"] = folded
     work.notes["kept_fp"] = sorted(set(quant.layers(model)) - set(quantized.layers))
     rows |= {"integers": quant.zeros(quantized, masks), "errors": measured.errors()}
-    record = work.finish(phase, task, masks, rows)
-    if settings.finetune:
-        work.forget_resume()
-    return record
+    return work.finish(phase, task, masks, rows)
 
 
 def _batches(work: Work, task: Task, count: int) -> Iterator[Any]:

@@ -15,15 +15,14 @@ def run(work: Work) -> Record:
     chooses = work.spec.treatment.schedule is not None
     trained = _choose(work) if chooses else _hold(work)
     trained.masks.verify(trained.model)
+    work.agree(trained.masks)
     work.write("final.safetensors", state(trained.model))
     work.write_masks(trained.masks)
     work.write_curve(trained.rows)
     rows = {"summary": summary(trained.model)}
     if chooses:
         rows["schedule"] = flips(trained.rows)
-    record = work.finish(work.spec.last_phase, trained.task, trained.masks, rows)
-    work.forget_resume()
-    return record
+    return work.finish(work.spec.last_phase, trained.task, trained.masks, rows)
 
 
 def _hold(work: Work) -> Trained:

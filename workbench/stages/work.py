@@ -3,30 +3,39 @@
 import contextlib
 import json
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from workbench import dag, models, provenance, sparsity
+from workbench import dag, files, models, provenance, sparsity
 from workbench.data.source import DataError, open_source
-from workbench.record import Cell, File, Record, read, write_text
+from workbench.record import Cell, File, Record, read
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
 from workbench.spec import Spec, data_sets, stage_slice
 from workbench.tasks import Task, open_task
-from workbench.training.resume import Resume, Row
+from workbench.training.resume import FOLDER, Resume, Row
 
 Weights = dict[str, torch.Tensor]
+COUNTERS = "*num_batches_tracked"  # of batch norms: files of old PyTorch lack them, none use them
+WAIT = timedelta(hours=6)  # other processes wait while the main one evaluates
 
 
 class StageError(RuntimeError):
@@ -65,7 +74,15 @@ class Work:
         precision = {"fp32": "no"}.get(self.spec.precision, self.spec.precision)
         if precision == "fp16" and not torch.cuda.is_available():
             raise StageError("precision fp16 needs a GPU; on a CPU use the smoke scale, or bf16")
-        return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
+        return Accelerator(
+            mixed_precision=precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=WAIT),
+                # an auxiliary head or a pooler may take no part in a phase's loss
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
+        )
 
     @cached_property
     def resume(self) -> Resume:
@@ -76,9 +93,8 @@ class Work:
         return Resume(self.out, self.digest)
 
     def forget_resume(self) -> None:
-        """Remove what an interrupted attempt would need: the outputs are complete."""
-        if self.accelerator.is_main_process:
-            self.resume.remove()
+        """Remove what an interrupted attempt would need, once the record is written."""
+        shutil.rmtree(self.out / FOLDER, ignore_errors=True)  # a rest of it harms nothing
 
     def task(self, phase: str) -> Task:
         """The task of a phase over its data."""
@@ -97,11 +113,18 @@ class Work:
 
     def weights(self, role: str = "weights") -> Weights:
         """An input file of the stage."""
-        return read_weights(self.results / dag.upstream(self.cell)[role])
+        return recorded_weights(self.results / dag.upstream(self.cell)[role])
 
-    def obtained(self, phase: str) -> Weights:
-        """The published weights that a phase takes, their file checked against the catalog."""
-        return load_file(open_source(self.spec.phases[phase].weights, self.data).file("weights"))
+    def obtained(self, phase: str) -> tuple[Weights, tuple[str, ...]]:
+        """The published weights that a phase takes, and patterns of the names that they may lack.
+
+        Their file is checked against the catalog, whose entry says how its names differ.
+        """
+        source = open_source(self.spec.phases[phase].weights, self.data)
+        entry, found = source.entry, load_file(source.file("weights"))
+        unused = entry.get("unused", ())
+        named = {f"{entry.get('prefix', '')}{k}": v for k, v in found.items() if k not in unused}
+        return named, (COUNTERS, *entry.get("lacks", ()))
 
     def masks(self) -> sparsity.Masks | None:
         """The masks that the stage has to keep, if it has any: those that were pruned."""
@@ -130,19 +153,26 @@ class Work:
     def write(self, name: str, weights: Weights) -> None:
         """Write a weights file into the out folder, in the main process."""
         if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
             whole = {key: value.cpu().contiguous() for key, value in weights.items()}
-            save_file(whole, self.out / name)
+            with files.whole(self.out / name) as part:
+                save_file(whole, part)
 
     def write_curve(self, rows: list[Row]) -> None:
         """Write the logged rows of all phases, in the main process."""
         if self.accelerator.is_main_process:
-            write_text(self.out / "curve.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            files.write_text(self.out / "curve.jsonl", text)
+
+    def agree(self, masks: sparsity.Masks) -> None:
+        """Refuse masks that are not the same in every process."""
+        if len(found := set(gather_object([masks.digest()]))) > 1:
+            raise StageError(f"processes hold {len(found)} different sets of masks")
 
     def write_masks(self, masks: sparsity.Masks) -> None:
         """Write the masks that later stages keep, in the main process."""
         if self.accelerator.is_main_process:
-            masks.save(self.out / "masks.safetensors")
+            with files.whole(self.out / "masks.safetensors") as part:
+                masks.save(part)
 
     def finish(self, phase: str, task: Task, masks: sparsity.Masks | None, rows: Any) -> Record:
         """The record, once all outputs are written; `phase` gives the primary metric."""
@@ -191,6 +221,17 @@ def read_weights(path: Path) -> Weights:
         ) from error
 
 
+def recorded_weights(path: Path) -> Weights:
+    """The weights in a stage's file, refused unless they are those of the record beside it."""
+    weights, record = read_weights(path), path.with_name("record.json")
+    if record.exists() and provenance.sha256(path) != read(record).outputs[path.name].sha256:
+        raise StageError(
+            f"{path}: this is not the file of the record beside it (sha256 differs): damaged, or "
+            "made again by a run that did not end; run the stage that makes it again"
+        )
+    return weights
+
+
 def recorded_masks(path: Path) -> sparsity.Masks:
     """The masks in a stage's file, refused unless its record names their digest."""
     if not path.exists():
@@ -219,11 +260,11 @@ def state(model: nn.Module) -> Weights:
 def load(model: nn.Module, weights: Weights, may_lack: tuple[str, ...] = ()) -> None:
     """Load the weights of this very network; those of another are refused.
 
-    Only buffers and parameters whose names end as `may_lack` says may be absent.
+    Only what matches a pattern of `may_lack` may be absent and stays as it was.
     """
     left_out = take(model, weights)
-    names = [name for kind in left_out.values() for name in kind]
-    if names := [name for name in names if not name.endswith(may_lack)]:
+    fresh = [n for n in left_out["fresh"] if not any(fnmatch(n, each) for each in may_lack)]
+    if names := [*fresh, *left_out["unused"]]:
         raise StageError(
             f"the weights are of another network ({', '.join(names[:3])}: absent or of another "
             "shape); run the stages from dense on again"

@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from workbench.data.augment import Named
-from workbench.data.loader import Order, Steps, held_out_loader, shuffled, training_loader
+from workbench.data.loader import (
+    Order,
+    Shares,
+    Steps,
+    held_out_loader,
+    shuffled,
+    training_loader,
+)
 from workbench.data.source import open_source
 from workbench.sections import Phase
+
+WHOLE = Shares()
 
 
 class Task(ABC):
@@ -42,9 +51,9 @@ class Task(ABC):
         """Which examples a step sees."""
         return shuffled(len(self.train), self.phase.train.batch, self.seed)
 
-    def training_batches(self, start: int, stop: int, rank: int = 0, world: int = 1) -> DataLoader:
-        """The batches of steps `start` to `stop`, this process's share of each."""
-        steps = Steps(self.order(), self.seed, start, stop, rank, world)
+    def training_batches(self, start: int, stop: int, shares: Shares = WHOLE) -> DataLoader:
+        """The batches of steps `start` to `stop`, or of each the shares that a process takes."""
+        steps = Steps(self.order(), self.seed, start, stop, shares)
         return training_loader(self.train, steps, self.collate, self.phase.train.workers)
 
     def held_out_batches(self) -> DataLoader:

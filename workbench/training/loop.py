@@ -1,7 +1,8 @@
 """The training loop: steps of one phase, logged, checked for finite losses, resumable."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from workbench.training import optim as optimizers
 from workbench.training.average import Averaging
 from workbench.training.resume import Resume, Row
 from workbench.training.schedule import learning_rate
+from workbench.training.sharing import Sharing
 
 LOG_EVERY = 20  # steps; losses are fetched from the device this often
 
@@ -36,6 +38,17 @@ class Run:
     checkpoint_seconds: float
     log: Callable[[str, list[Row]], None]
     hold: Callable[[nn.Module, optim.Optimizer, int], Any] | None = None  # int: steps to come
+
+    def judged(self, model: nn.Module, task: Task) -> dict[str, float]:
+        """The primary metric on held-out data now, in the precision of training; the model goes on.
+
+        All processes judge, each the whole of the data.
+        """
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            value = task.evaluate(model, self.accelerator.device)[task.metric]
+        model.train()
+        return {"held_out": float(value)}
 
 
 @dataclass
@@ -76,9 +89,11 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     """Train `model` in place for a phase and return its curve; an interrupted phase goes on."""
     accelerator, spec = run.accelerator, phase.train
     length = steps(spec.length, task.steps_per_epoch)
+    judge_every = phase.eval.every and max(1, steps(phase.eval.every, task.steps_per_epoch, length))
     optimizer = optimizers.build(model, spec.optimizer)
-    rank = [accelerator.process_index] if accelerator.process_index else []
-    torch.manual_seed(seed_for(run.seed, "dropout", name, *rank))
+    sharing = Sharing(accelerator, spec.shares, run.seed, name)
+    sharing.check(task.order(), 0)
+    torch.manual_seed(seed_for(run.seed, "dropout", name))
     averaging = None
     if spec.average:  # before `prepare`, which ties the model to its wrapper
         averaging = Averaging(
@@ -86,13 +101,11 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
         )
     wrapped, prepared = accelerator.prepare(model, optimizer)
     held = run.hold(model, prepared, length) if run.hold else None
-    start, carry = _restored(run, name, model, optimizer, averaging, held)
-    progress = Progress(name, run.resume.curve(name, start))
-    batches = task.training_batches(
-        start, length, accelerator.process_index, accelerator.num_processes
-    )
+    start, rows = _restored(run, name, model, optimizer, averaging, held, sharing)
+    progress = Progress(name, rows)
+    batches = iter(task.training_batches(start, length, sharing.shares))
     bar = tqdm(
-        batches,
+        range(start, length),
         initial=start,
         total=length,
         desc=name,
@@ -101,12 +114,10 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     )
     saved = time.monotonic()
     model.train()
-    for step, batch in enumerate(bar, start):
+    for step in bar:
         rate = learning_rate(spec, step, length, task.steps_per_epoch)
         optimizers.set_rate(optimizer, rate)
-        with accelerator.autocast():
-            loss, carry = task.loss(wrapped, moved(batch, accelerator.device), carry)
-        accelerator.backward(loss)
+        loss = _backward(accelerator, task, wrapped, batches, sharing, step)
         if spec.clip_norm:
             accelerator.unscale_gradients()
             if held:
@@ -116,13 +127,17 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
         prepared.zero_grad()
         if averaging:
             averaging.update(step + 1)
-        progress.waiting.append((step, rate, loss.detach()))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == length:
-            fresh = progress.flush(accelerator, held.measured() if held else {})
+        progress.waiting.append((step, rate, loss))
+        to_judge = judge_every and _is_due(step + 1, judge_every, length)
+        if _is_due(step + 1, LOG_EVERY, length) or to_judge:
+            measured = held.measured() if held else {}
+            measured |= run.judged(model, task) if to_judge else {}
+            fresh = progress.flush(accelerator, measured)
             bar.set_postfix(loss=f"{fresh[-1]['loss']:.3f}")
             run.log(name, fresh)
-            if time.monotonic() - saved > run.checkpoint_seconds and accelerator.is_main_process:
-                extra = {"carry": carry, "average": averaging.state() if averaging else None}
+            if sharing.is_due(time.monotonic() - saved > run.checkpoint_seconds):
+                extra = {"sharing": sharing.state()}
+                extra["average"] = averaging.state() if averaging else None
                 extra["held"] = held.state() if held else None
                 _save(run, name, model, optimizer, step + 1, extra, progress.rows)
                 saved = time.monotonic()
@@ -133,6 +148,32 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     accelerator.free_memory()
     _unwrap(accelerator, wrapped)
     return progress.rows
+
+
+def _is_due(done: int, every: int, length: int) -> bool:
+    return done % every == 0 or done == length
+
+
+def _backward(
+    accelerator: Accelerator,
+    task: Task,
+    wrapped: nn.Module,
+    batches: Iterator[Any],
+    sharing: Sharing,
+    step: int,
+) -> Tensor:
+    """The gradients of this process's shares of a step, averaged; the mean of their losses."""
+    mine, losses = sharing.shares.mine, []
+    for share in mine:
+        sharing.seed(step, share)
+        last = share == mine[-1]  # processes exchange gradients once a step
+        with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
+            batch = moved(next(batches), accelerator.device)
+            with accelerator.autocast():
+                loss, sharing.carry[share] = task.loss(wrapped, batch, sharing.carry[share])
+            accelerator.backward(loss / len(mine))
+        losses.append(loss.detach())
+    return losses[0] if len(mine) == 1 else torch.stack(losses).mean()
 
 
 def _unwrap(accelerator: Accelerator, wrapped: nn.Module) -> None:
@@ -149,6 +190,8 @@ def _save(
     extra: dict[str, Any],
     rows: list[Row],
 ) -> None:
+    if not run.accelerator.is_main_process:
+        return
     scaler = run.accelerator.scaler
     state = {
         "step": step,
@@ -169,10 +212,11 @@ def _restored(
     optimizer: optim.Optimizer,
     averaging: Averaging | None,
     held: Any,
-) -> tuple[int, Any]:
+    sharing: Sharing,
+) -> tuple[int, list[Row]]:
     state = run.resume.load(name)
     if state is None:
-        return 0, None
+        return 0, []
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     if run.accelerator.scaler:
@@ -185,4 +229,5 @@ def _restored(
     if state["device_random"]:
         torch.cuda.set_rng_state_all(state["device_random"])
     print(f"phase {name}: goes on at step {state['step']}", flush=True)
-    return state["step"], moved(state["carry"], run.accelerator.device)
+    sharing.restore(state["sharing"])
+    return state["step"], state["curve"]

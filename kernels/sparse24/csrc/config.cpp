@@ -6,7 +6,7 @@ namespace {
 
 constexpr double kClock = 1.6e9;            // Hz under load
 constexpr double kSharedBytesPerClock = 128;  // the port that operands, fills and stores share
-constexpr double kL2BytesPerClock = 35;     // per multiprocessor
+constexpr double kL2BytesPerClock = 45;     // per multiprocessor
 constexpr double kLaunchSeconds = 3e-6;
 constexpr double kTileClocks = 1500;        // fill of the ring and what a store cannot hide
 
@@ -37,15 +37,18 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
 }
 
 Plan choose_plan(int tokens, int in_features, int out_features, int size, bool sparse,
-                 int multiprocessors, int groups) {
-  const int group_features = out_features / groups;
+                 int multiprocessors, const Convolution* convolution) {
   constexpr int kClusters[][2] = {{1, 1}, {2, 1}, {1, 2}};
   Plan best = {};
   double least = 0;
   for (int tile = 0; tile < kTileCount; ++tile) {
+    if (convolution != nullptr && convolution->groups > 1 &&
+        out_features / convolution->groups % kTiles[tile].rows() != 0) {
+      continue;
+    }
     for (const auto& cluster : kClusters) {
+      if (cluster[0] > 1 && convolution != nullptr) continue;
       if (cluster[0] > 1 && out_features <= kTiles[tile].rows()) continue;
-      if (groups > 1 && group_features % (kTiles[tile].rows() * cluster[0]) != 0) continue;
       if (cluster[1] > 1 && tokens <= kTiles[tile].tokens) continue;
       const Plan plan = {tile, cluster[0], cluster[1], 8 / cluster[0]};
       const double seconds =

@@ -22,11 +22,10 @@ constexpr Tile kTiles[] = {
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
-// The plan of the least predicted time; cost in seconds is what the model says of one plan. A
-// convolution's groups: no tile may reach over the features of one (a multiple of 64).
+// What the model says a plan takes, and the plan of the least, of those that can run.
 double predict_seconds(const Plan& plan, int tokens, int in_features, int out_features, int size,
                        bool sparse, int multiprocessors);
 Plan choose_plan(int tokens, int in_features, int out_features, int size, bool sparse,
-                 int multiprocessors, int groups = 1);
+                 int multiprocessors, const Convolution* convolution = nullptr);
 
 }  // namespace sparse24

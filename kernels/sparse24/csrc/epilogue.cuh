@@ -93,10 +93,20 @@ struct Epilogue {
     return load_as_float(static_cast<const char*>(residual) + token * residual_pitch, out_type, feature);
   }
   // Contracted by hand, so that every kernel rounds alike.
+  __device__ __forceinline__ float linear(float sum, float scale, float bias, float residual) const {
+    return fmaf(residual_scale, residual, fmaf(sum, scale, bias));
+  }
+  // The activation and out_scale, which every out type has.
+  template <int kCount>
+  __device__ __forceinline__ void finish(float (&values)[kCount]) const {
+    activate(values, activation);
+#pragma unroll
+    for (float& value : values) value *= out_scale;
+  }
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
-    float value[1] = {fmaf(residual_scale, residual, fmaf(sum, scale, bias))};
-    activate(value, activation);
-    return out_scale * value[0];
+    float value[1] = {linear(sum, scale, bias, residual)};
+    finish(value);
+    return value[0];
   }
 
   // Two values of a 16-bit out type in one word, the first one low; and a residual's back.

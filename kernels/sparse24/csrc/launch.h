@@ -24,23 +24,25 @@ cudaError_t allow_shared(int bytes) {
   return wrong;
 }
 
-// Launches in clusters of `cluster` blocks. Returns null, or what the driver said.
+// Launches in clusters of `cluster` blocks a kernel that waits for the one before it itself. Returns null, or what the driver said.
 template <auto kernel, class... Arguments>
 const char* launch_clusters(int blocks, int cluster, int threads, int shared_bytes, cudaStream_t stream,
                             const Arguments&... arguments) {
   if (const cudaError_t wrong = allow_shared<kernel>(shared_bytes); wrong != cudaSuccess) {
     return cudaGetErrorString(wrong);
   }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   const cudaError_t launched = cudaLaunchKernelEx(&config, kernel, arguments...);
   return launched == cudaSuccess ? nullptr : cudaGetErrorString(launched);
 }

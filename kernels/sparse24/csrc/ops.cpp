@@ -133,6 +133,19 @@ Gemm gemm_of(const Tensor& x, const Tensor& packed, const std::optional<Tensor>&
   return gemm;
 }
 
+// Bytes between rows; those of a single row are free, and the copy engine takes multiples of 16.
+int64_t pitch_of(const Tensor& rows, int size) {
+  return rows.size(0) == 1 ? (rows.size(1) * size + 15) / 16 * 16 : rows.stride(0) * size;
+}
+
+// The same between the pixels of an image, whose dimensions of one element may have any stride.
+int64_t pixel_pitch_of(const Tensor& image, int size) {
+  for (const int dimension : {2, 1, 0}) {
+    if (image.size(dimension) > 1) return image.stride(dimension) * size;
+  }
+  return (image.size(3) * size + 15) / 16 * 16;
+}
+
 // The result's rows lie a multiple of 16 bytes apart (seam.py's pitch), so that they can be stored
 // by the copy engine and read by the next product.
 Tensor empty_result(Gemm& gemm, int device) {
@@ -149,14 +162,12 @@ void launch(Gemm& gemm, int64_t plan, int index) {
   const Device& device = device_of(index);
   gemm.stream = current_stream(index);
   if (plan == kPlanSm80 || device.major != 9) {
-    STD_TORCH_CHECK(gemm.convolution == nullptr,
-                    "sparse24: only the Hopper kernel gathers a convolution's pixels itself");
     check(sm80_gemm(gemm, device.multiprocessors));
     return;
   }
   const Plan chosen = plan < 0 ? choose_plan(gemm.tokens, gemm.in_features, gemm.out_features,
                                              size_of(gemm.type), gemm.sparse, device.multiprocessors,
-                                             gemm.convolution ? gemm.convolution->groups : 1)
+                                             gemm.convolution)
                                : Plan::of(plan);
   check(sm90(gemm, chosen, device.multiprocessors));
 }
@@ -171,8 +182,8 @@ Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional
                       residual_scale, out_scale, sparse);
   gemm.tokens = static_cast<int>(x.size(0));
   gemm.in_features = static_cast<int>(in_features);
-  gemm.x_pitch = x.stride(0) * size_of(gemm.type);
-  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  gemm.x_pitch = pitch_of(x, size_of(gemm.type));
+  gemm.residual_pitch = residual ? pitch_of(*residual, size_of(gemm.out_type)) : 0;
   Tensor out = empty_result(gemm, index);
   launch(gemm, plan, index);
   return out;
@@ -213,8 +224,8 @@ Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::option
   const int columns = block_k(size_of(gemm.type));
   gemm.tokens = c.batch * c.out_height * c.out_width;
   gemm.in_features = c.kernel_height * c.kernel_width * ceil_div(c.channels / c.groups, columns) * columns;
-  gemm.x_pitch = x.stride(2) * size_of(gemm.type);
-  gemm.residual_pitch = residual ? residual->stride(0) * size_of(gemm.out_type) : 0;
+  gemm.x_pitch = pixel_pitch_of(x, size_of(gemm.type));
+  gemm.residual_pitch = residual ? pitch_of(*residual, size_of(gemm.out_type)) : 0;
   gemm.convolution = &c;
   Tensor out = empty_result(gemm, index);
   launch(gemm, plan, index);
@@ -239,10 +250,13 @@ Tensor unpack_(Tensor packed, int64_t rows, int64_t columns, int64_t element, bo
   return weight;
 }
 
+// groups: of a convolution, 0 for a plain product.
 int64_t plan(int64_t tokens, int64_t in_features, int64_t out_features, int64_t element, bool sparse,
              int64_t multiprocessors, int64_t groups) {
+  Convolution convolution = {};
+  convolution.groups = static_cast<int>(groups);
   return choose_plan(tokens, in_features, out_features, size_of(static_cast<Type>(element)), sparse,
-                     multiprocessors, groups)
+                     multiprocessors, groups == 0 ? nullptr : &convolution)
       .number();
 }
 

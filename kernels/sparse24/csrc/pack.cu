@@ -6,6 +6,7 @@
 #include "group.cuh"
 #include "launch.h"
 #include "pack.h"
+#include "pieces.cuh"
 #include "swizzle.h"
 
 namespace sparse24 {
@@ -14,99 +15,22 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kDenseChunks = kBlockRows * kBlockBytesOfK / 16 / kThreads;  // of a thread
 
-struct PackArguments {
-  uint8_t* weight;
-  int64_t pitch;
-  int rows, columns;
-  uint8_t* packed;
-  unsigned long long* bad;
-  int k_blocks, row_blocks;
-  bool is_aligned;  // every row of the weight starts at a multiple of 16 bytes
-};
-
-// The i-th (of two) piece of thread t: 32 dense bytes of one row, as layout.h's metadata has it.
-struct Piece {
-  int row, quarter;
-};
-template <int kSize>
-__device__ __forceinline__ Piece piece_of(int thread, int i) {
-  const int row = thread / 32 * 16 + thread / 4 % 8, c = thread % 4;
-  if (kSize == 2) return {row + 8 * i, c};
-  return {row + 8 * (c & 1), 2 * i + (c >> 1)};
-}
-
-// Words of a row from byte `at` on, zeros beyond its end; and back.
-template <int kSize, int kWords>
-__device__ __forceinline__ void load_bytes(const PackArguments& a, int row, int64_t at,
-                                           uint32_t (&words)[kWords]) {
-  const uint8_t* from = a.weight + row * a.pitch + at;
-  const int64_t left = row < a.rows ? int64_t{a.columns} * kSize - at : 0;
-  if (a.is_aligned && left >= 4 * kWords) {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      const uint4 chunk = reinterpret_cast<const uint4*>(from)[i / 4];
-      words[i] = chunk.x, words[i + 1] = chunk.y, words[i + 2] = chunk.z, words[i + 3] = chunk.w;
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kWords; ++i) words[i] = 0;
-#pragma unroll
-  for (int i = 0; i < 4 * kWords; i += kSize) {
-    if (i >= left) continue;
-    const uint32_t element =
-        kSize == 2 ? *reinterpret_cast<const uint16_t*>(from + i) : static_cast<uint32_t>(from[i]);
-    words[i / 4] |= element << 8 * (i % 4);
-  }
-}
-template <int kSize, int kWords>
-__device__ __forceinline__ void store_bytes(const PackArguments& a, int row, int64_t at,
-                                            const uint32_t (&words)[kWords]) {
-  uint8_t* to = a.weight + row * a.pitch + at;
-  const int64_t left = row < a.rows ? int64_t{a.columns} * kSize - at : 0;
-  if (a.is_aligned && left >= 4 * kWords) {
-#pragma unroll
-    for (int i = 0; i < kWords; i += 4) {
-      reinterpret_cast<uint4*>(to)[i / 4] = make_uint4(words[i], words[i + 1], words[i + 2], words[i + 3]);
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 4 * kWords; i += kSize) {
-    if (i >= left) continue;
-    const uint32_t element = words[i / 4] >> 8 * (i % 4);
-    if (kSize == 2) *reinterpret_cast<uint16_t*>(to + i) = static_cast<uint16_t>(element);
-    if (kSize == 1) to[i] = static_cast<uint8_t>(element);
-  }
-}
-
-__device__ __forceinline__ unsigned long long lower(unsigned long long a, unsigned long long b) {
-  return a < b ? a : b;
-}
-
 // Remembers the lowest bad group among the whole grid's; every thread of a warp calls it.
 __device__ __forceinline__ void report(const PackArguments& a, unsigned long long bad) {
   constexpr unsigned kAll = 0xffffffff;
   if (!__any_sync(kAll, bad != ~0ull)) return;
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    bad = lower(bad, __shfl_xor_sync(kAll, bad, distance));
+    const unsigned long long other = __shfl_xor_sync(kAll, bad, distance);
+    bad = other < bad ? other : bad;
   }
   if (threadIdx.x % 32 == 0) atomicMin(a.bad, bad);
 }
 
-// The group at word `i` of a row's words; groups of 16-bit types take two.
-template <Type kType, int kWords>
-__device__ __forceinline__ Group<kType> group_at(const uint32_t (&words)[kWords], int i) {
-  if (size_of(kType) == 1) return {words[i]};
-  return {words[i] | uint64_t{words[i + 1]} << 32};
-}
-
+// The index of the group of a byte of a row.
 template <Type kType>
-__device__ __forceinline__ unsigned long long bad_index(const PackArguments& a, int row, int64_t at,
-                                                        int word) {
-  const int64_t group = (at + 4 * word) / (4 * size_of(kType));
-  return static_cast<unsigned long long>(row) * ceil_div(a.columns, 4) + group;
+__device__ __forceinline__ unsigned long long index_of(const PackArguments& a, int row, int64_t at) {
+  return static_cast<unsigned long long>(row) * ceil_div(a.columns, 4) + at / (4 * size_of(kType));
 }
 
 template <Type kType>
@@ -122,25 +46,19 @@ __global__ void __launch_bounds__(kThreads) pack_sparse_kernel(const PackArgumen
     load_bytes<kSize>(a, row_block * kBlockRows + piece.row,
                       int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter, words[i]);
   }
-  unsigned long long bad = ~0ull;
-  uint32_t nibbles[2];
+  uint32_t nibbles[2] = {}, bad = 0;  // a bit for each group, the lowest first
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const Piece piece = piece_of<kSize>(thread, i);
     uint32_t values[4] = {};
-    nibbles[i] = 0;
 #pragma unroll
-    for (int j = kGroups - 1; j >= 0; --j) {
-      const Group<kType> group = group_at<kType>(words[i], j * kSize);
+    for (int j = 0; j < kGroups; ++j) {
+      const Group<kType> group = {words[i][j * kSize], words[i][j * kSize + kSize - 1]};
       const int nonzero = group.nonzero();
       const uint32_t nibble = Group<kType>::nibble(nonzero);
       nibbles[i] |= nibble << 4 * j;
       values[j * kSize / 2] |= group.kept(nibble) << (kSize == 1 ? j % 2 * 16 : 0);
-      if (__popc(nonzero) > 2 || !group.is_finite()) {
-        bad = lower(bad, bad_index<kType>(a, row_block * kBlockRows + piece.row,
-                                          int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter,
-                                          j * kSize));
-      }
+      bad |= static_cast<uint32_t>(group.is_bad(nonzero)) << (i * kGroups + j);
     }
     *reinterpret_cast<uint4*>(block + swizzled<64>(piece.row, piece.quarter)) =
         make_uint4(values[0], values[1], values[2], values[3]);
@@ -148,7 +66,15 @@ __global__ void __launch_bounds__(kThreads) pack_sparse_kernel(const PackArgumen
   uint8_t* metadata = block + kValueBytes;
   if (kSize == 2) reinterpret_cast<uint32_t*>(metadata)[thread] = nibbles[0] | nibbles[1] << 16;
   if (kSize == 1) reinterpret_cast<uint2*>(metadata)[thread] = make_uint2(nibbles[0], nibbles[1]);
-  report(a, bad);
+  unsigned long long lowest = ~0ull;
+  if (bad != 0) {
+    const int first = __ffs(bad) - 1;
+    const Piece piece = piece_of<kSize>(thread, first / kGroups);
+    lowest = index_of<kType>(a, row_block * kBlockRows + piece.row,
+                             int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter +
+                                 first % kGroups * 4 * kSize);
+  }
+  report(a, lowest);
 }
 
 template <Type kType>
@@ -163,19 +89,23 @@ __global__ void __launch_bounds__(kThreads) pack_dense_kernel(const PackArgument
   for (int i = 0; i < kDenseChunks; ++i) {
     load_bytes<kSize>(a, row_block * kBlockRows + first_row + kThreads / 8 * i, at, words[i]);
   }
-  unsigned long long bad = ~0ull;
+  uint32_t bad = 0;  // a bit for each word, the lowest first
 #pragma unroll
   for (int i = 0; i < kDenseChunks; ++i) {
-    const int row = first_row + kThreads / 8 * i;
 #pragma unroll
-    for (int j = 0; j < 4; j += kSize) {
-      if (group_at<kType>(words[i], j).is_finite()) continue;
-      bad = lower(bad, bad_index<kType>(a, row_block * kBlockRows + row, at, j));
+    for (int j = 0; j < 4; ++j) {
+      bad |= static_cast<uint32_t>(Group<kType>::not_finite(words[i][j]) != 0) << (4 * i + j);
     }
-    *reinterpret_cast<uint4*>(block + swizzled<128>(row, chunk)) =
+    *reinterpret_cast<uint4*>(block + swizzled<128>(first_row + kThreads / 8 * i, chunk)) =
         make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
   }
-  report(a, bad);
+  unsigned long long lowest = ~0ull;
+  if (bad != 0) {
+    const int first = __ffs(bad) - 1;
+    lowest = index_of<kType>(a, row_block * kBlockRows + first_row + kThreads / 8 * (first / 4),
+                             at + first % 4 * 4);
+  }
+  report(a, lowest);
 }
 
 // Unpacking moves bits alone: one instance serves all types of a size.
@@ -209,9 +139,9 @@ __global__ void __launch_bounds__(kThreads) unpack_sparse_kernel(const PackArgum
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
       const uint32_t two = kSize == 2 ? kept[j * kSize / 2] : kept[j * kSize / 2] >> j % 2 * 16;
-      const uint64_t bits = Group<kType>::of(two, nibbles[i] >> 4 * j & 15).bits;
-      words[j * kSize] = static_cast<uint32_t>(bits);
-      if (kSize == 2) words[j * kSize + kSize - 1] = static_cast<uint32_t>(bits >> 32);
+      const Group<kType> group = Group<kType>::of(two, nibbles[i] >> 4 * j & 15);
+      words[j * kSize] = group.low;
+      if (kSize == 2) words[j * kSize + kSize - 1] = group.high;
     }
     store_bytes<kSize>(a, row_block * kBlockRows + piece.row,
                        int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter, words);
@@ -245,7 +175,9 @@ const char* refuse(const void* weight, int64_t pitch, int rows, int columns, Typ
   if (rows < 0 || columns < 0) return "a weight has no negative rows or columns";
   const int size = size_of(type);
   if (rows > 1 && pitch < int64_t{columns} * size) return "the weight's rows overlap: its pitch is too small";
-  if (reinterpret_cast<uintptr_t>(packed) % 16 != 0) return "the packed weight must start at a multiple of 16 bytes";
+  if (reinterpret_cast<uintptr_t>(packed) % 16 != 0) {
+    return "the packed weight must start at a multiple of 16 bytes";
+  }
   if (reinterpret_cast<uintptr_t>(weight) % size != 0 || (rows > 1 && pitch % size != 0)) {
     return "the weight's rows must start at a multiple of its element's size";
   }
@@ -271,6 +203,16 @@ template <auto kernel>
 const char* launch_blocks(const PackArguments& a, cudaStream_t stream) {
   return launch<kernel>(int64_t{a.k_blocks} * a.row_blocks, kThreads, 0, stream, a);
 }
+template <Type kType>
+const char* pack_as(const PackArguments& a, bool sparse, cudaStream_t stream) {
+  return sparse ? launch_blocks<pack_sparse_kernel<kType>>(a, stream)
+                : launch_blocks<pack_dense_kernel<kType>>(a, stream);
+}
+template <Type kType>
+const char* unpack_as(const PackArguments& a, bool sparse, cudaStream_t stream) {
+  return sparse ? launch_blocks<unpack_sparse_kernel<kType>>(a, stream)
+                : launch_blocks<unpack_dense_kernel<kType>>(a, stream);
+}
 
 }  // namespace
 
@@ -280,18 +222,10 @@ const char* pack(const void* weight, int64_t pitch, int rows, int columns, Type 
   const PackArguments a =
       arguments_of(const_cast<void*>(weight), pitch, rows, columns, type, packed, bad);
   switch (type) {
-    case Type::f16:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::f16>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::f16>>(a, stream);
-    case Type::bf16:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::bf16>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::bf16>>(a, stream);
-    case Type::s8:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::s8>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::s8>>(a, stream);
-    default:
-      return sparse ? launch_blocks<pack_sparse_kernel<Type::e4m3>>(a, stream)
-                    : launch_blocks<pack_dense_kernel<Type::e4m3>>(a, stream);
+    case Type::f16: return pack_as<Type::f16>(a, sparse, stream);
+    case Type::bf16: return pack_as<Type::bf16>(a, sparse, stream);
+    case Type::s8: return pack_as<Type::s8>(a, sparse, stream);
+    default: return pack_as<Type::e4m3>(a, sparse, stream);
   }
 }
 
@@ -300,12 +234,8 @@ const char* unpack(const void* packed, int rows, int columns, Type type, bool sp
   if (const char* wrong = refuse(weight, pitch, rows, columns, type, packed)) return wrong;
   const PackArguments a =
       arguments_of(weight, pitch, rows, columns, type, const_cast<void*>(packed), nullptr);
-  if (size_of(type) == 2) {
-    return sparse ? launch_blocks<unpack_sparse_kernel<Type::f16>>(a, stream)
-                  : launch_blocks<unpack_dense_kernel<Type::f16>>(a, stream);
-  }
-  return sparse ? launch_blocks<unpack_sparse_kernel<Type::s8>>(a, stream)
-                : launch_blocks<unpack_dense_kernel<Type::s8>>(a, stream);
+  return size_of(type) == 2 ? unpack_as<Type::f16>(a, sparse, stream)
+                            : unpack_as<Type::s8>(a, sparse, stream);
 }
 
 }  // namespace sparse24

@@ -95,15 +95,6 @@ __device__ __forceinline__ void copy_tensor_im2col(uint32_t to, const CUtensorMa
       "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier), "h"(s), "h"(r)
       : "memory");
 }
-__device__ __forceinline__ void copy_tensor_im2col_multicast(uint32_t to, const CUtensorMap* map, int c,
-                                                             int w, int h, int n, uint16_t s, uint16_t r,
-                                                             uint32_t barrier, uint16_t mask) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8}, %9;" ::"r"(to),
-      "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier), "h"(s), "h"(r), "h"(mask)
-      : "memory");
-}
 __device__ __forceinline__ void store_tensor_2d(const CUtensorMap* map, uint32_t from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
                "r"(x), "r"(y), "r"(from)
@@ -131,9 +122,22 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
+__device__ __forceinline__ uint32_t cluster_blocks() {
+  uint32_t count;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(count));
+  return count;
+}
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
                    : "memory");
+}
+// Programmatic dependent launch: the kernel before in the stream is done, its writes are seen; and
+// the one behind may start as multiprocessors fall free, up to where it waits in turn.
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ void let_next_kernel_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -14,6 +14,9 @@ const char* refuse(const Gemm& gemm) {
                             gemm.activation != Activation::none;
   const int out_size = size_of(gemm.out_type);
   if (gemm.type > Type::e4m3) return "x and the weight must be f16, bf16, s8 or e4m3";
+  if (gemm.convolution != nullptr) {
+    return "the sm_80 kernel has no convolutions: take the plain product of a 1x1 one";
+  }
   if (gemm.out_type == Type::e4m3) return "out cannot be e4m3: take f16, bf16 or f32";
   if (!is_s8 && (gemm.out_type == Type::s8 || gemm.out_type == Type::s32)) {
     return "out can be s8 or s32 only where x and the weight are s8";

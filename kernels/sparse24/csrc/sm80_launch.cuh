@@ -6,17 +6,17 @@
 
 namespace sparse24 {
 
-// A tile, a warp's part of it, the stages of sparse and of dense weights, and how many share a
+// A tile, a warp's part of it; of sparse and of dense weights the stages, and how many tiles share a
 // multiprocessor of sm_80. `rate` is the expected speed per multiprocessor, of the first one's.
 struct Sm80Tile {
-  int rows, tokens, warp_rows, warp_tokens, sparse_stages, dense_stages, resident;
+  int rows, tokens, warp_rows, warp_tokens, sparse_stages, dense_stages, sparse_resident, dense_resident;
   float rate;
 };
 
 constexpr Sm80Tile kSm80Tiles[] = {
-    {256, 128, 64, 64, 4, 3, 1, 1.0f},
-    {128, 128, 64, 32, 3, 3, 2, 0.8f},  // also what fits into Ada's 99 KB
-    {64, 32, 16, 32, 6, 6, 2, 0.25f},   // few tokens: bound by reading the weight
+    {256, 128, 64, 64, 4, 3, 1, 1, 1.0f},
+    {128, 128, 64, 32, 3, 3, 2, 1, 0.8f},   // also what fits into Ada's 99 KB
+    {64, 32, 16, 32, 6, 6, 2, 2, 0.25f},   // few tokens: bound by reading the weight
 };
 constexpr int kSm80TileCount = sizeof(kSm80Tiles) / sizeof(kSm80Tiles[0]);
 
@@ -24,7 +24,7 @@ template <Type kType, bool kSparse, int i>
 using Sm80ShapeOf = Sm80Shape<kType, kSparse, kSm80Tiles[i].rows, kSm80Tiles[i].tokens,
                               kSm80Tiles[i].warp_rows, kSm80Tiles[i].warp_tokens,
                               kSparse ? kSm80Tiles[i].sparse_stages : kSm80Tiles[i].dense_stages,
-                              kSm80Tiles[i].resident>;
+                              kSparse ? kSm80Tiles[i].sparse_resident : kSm80Tiles[i].dense_resident>;
 
 // The tile with the least expected time among those that the device can take; -1 if there is none.
 template <Type kType, bool kSparse>
@@ -80,7 +80,8 @@ const char* sm80_launch(const Gemm& gemm, const Sm80Device& device) {
     case 0: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 0>>(gemm);
     case 1: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 1>>(gemm);
     case 2: return sm80_launch_shape<Sm80ShapeOf<kType, kSparse, 2>>(gemm);
-    default: return "this device has too little shared memory for the sm_80 kernel, or no e4m3 (8.9 and newer have)";
+    default:
+      return "this device has too little shared memory for the sm_80 kernel";
   }
 }
 

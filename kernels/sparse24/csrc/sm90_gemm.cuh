@@ -162,6 +162,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   __syncthreads();
   if (blocks > 1) cluster_sync();
+  wait_for_kernel_before();
+  let_next_kernel_start();
 
   const Schedule schedule{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
                           arguments.tiles_m, arguments.tiles_n, arguments.raster};
@@ -180,8 +182,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                         staging, shared + (staging - shared_address(shared)), full, empty,
                         residual_barriers + 8 * warpgroup, rank_m, rank_n);
   }
-  // A block must outlive what others of its cluster still copy into it or tell it.
-  if (blocks > 1) cluster_sync();
+  // A block must outlive what others of its cluster still copy into it or tell it. (Asked anew, so
+  // that no register is kept for it.)
+  if (cluster_blocks() > 1) cluster_sync();
 }
 
 }  // namespace sparse24

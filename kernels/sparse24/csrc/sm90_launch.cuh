@@ -51,8 +51,9 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
     arguments.group_features = gemm.out_features / c.groups;
     arguments.group_channels = c.channels / c.groups;
     arguments.channel_blocks = ceil_div(arguments.group_channels, block_k(size));
-    if (c.groups > 1 && arguments.group_features % (Shape::kRows * plan.cluster_m) != 0) {
-      return "a tile (times its cluster) may not reach over the features of one group";
+    if (plan.cluster_m != 1) return "the pixels of a convolution are not shared over a cluster";
+    if (c.groups > 1 && arguments.group_features % Shape::kRows != 0) {
+      return "a tile may not reach over the features of one group";
     }
   }
 

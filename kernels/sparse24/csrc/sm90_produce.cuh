@@ -38,11 +38,7 @@ struct XSource {
     const Convolution& c = arguments.convolution;
     const int from = channel + block * kColumns;
     const uint16_t right = s * c.dilation_width, down = r * c.dilation_height;
-    if (arguments.cluster_m == 1) {
-      copy_tensor_im2col(to, map, from, w, h, n, right, down, barrier);
-    } else {
-      copy_tensor_im2col_multicast(to, map, from, w, h, n, right, down, barrier, mask);
-    }
+    copy_tensor_im2col(to, map, from, w, h, n, right, down, barrier);
     if (++block < arguments.channel_blocks) return;
     block = 0;
     if (++s < c.kernel_width) return;

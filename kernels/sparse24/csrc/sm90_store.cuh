@@ -73,9 +73,7 @@ __device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epil
     }
     epilogue.template add_residual<kOutSize>(values, words);
   }
-  activate(values, epilogue.activation);
-#pragma unroll
-  for (float& value : values) value *= epilogue.out_scale;
+  epilogue.finish(values);
   epilogue.template pack<kOutSize>(values, words);
 #pragma unroll
   for (int t = 0; t < kWords / kStep; ++t) {
