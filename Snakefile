@@ -35,7 +35,7 @@ wildcard_constraints:
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
     page="|".join(["report", *resolve.names("studies")]),
-    bench="gemm|throughput",
+    bench="gemm|conv|throughput",
     seed=r"\d+",
 
 

@@ -14,7 +14,19 @@ def gemm(out: Path, only: list[str], dtypes: str) -> None:
 
     bench.require_gpu()
     shapes = gemms.shapes_of(EXPERIMENTS / "bench" / "gemm.csv", only)
-    told = gemms.sweep(shapes, tuple(dtypes.split(",")), out, provenance.git())
+    kinds = tuple(dtypes.split(",")) if dtypes else gemms.DTYPES
+    told = gemms.sweep(shapes, kinds, out, provenance.git())
+    print(f"{out}: {len(told['rows'])} rows")
+
+
+def conv(out: Path, only: list[str], dtypes: str) -> None:
+    """Measure the shapes of experiments/bench/conv.csv; BenchError without a GPU."""
+    from sparse24 import bench, convs
+
+    bench.require_gpu()
+    shapes = convs.shapes_of(EXPERIMENTS / "bench" / "conv.csv", only)
+    kinds = tuple(dtypes.split(",")) if dtypes else convs.DTYPES
+    told = convs.sweep(shapes, kinds, out, provenance.git())
     print(f"{out}: {len(told['rows'])} rows")
 
 

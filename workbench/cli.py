@@ -11,7 +11,7 @@ from workbench import dag, failure, files, resolve, serve
 from workbench.record import Cell, RecordError
 from workbench.sections import STAGES, Stage
 
-BENCHMARKS = ("gemm", "throughput")
+BENCHMARKS = ("gemm", "conv", "throughput")
 
 
 def main() -> None:
@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--root", type=Path, default=Path(dag.RESULTS), help="results folder")
     added = command("bench", _bench, "time the kernels on this GPU, beside the best libraries")
     added.add_argument("what", choices=BENCHMARKS)
-    added.add_argument("--only", action="append", default=[], help="a group of GEMMs; repeatable")
-    added.add_argument("--dtypes", default="float16,int8,float8_e4m3fn")
+    added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
+    added.add_argument("--dtypes", default="", help="as float16,int8; else all of the benchmark")
     added = command("bench-table", _bench_table, "the table and the plot of a benchmark")
     added.add_argument("what", choices=BENCHMARKS)
     added = command("calibrators", _calibrators, "what each calibrator makes of a network's INT8")
@@ -324,6 +324,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     out = Path(dag.RESULTS, arguments.scale, "measurements", f"{arguments.what}.json")
     if arguments.what == "gemm":
         bench.gemm(out, arguments.only, arguments.dtypes)
+    elif arguments.what == "conv":
+        bench.conv(out, arguments.only, arguments.dtypes)
     else:
         bench.throughput(out)
 

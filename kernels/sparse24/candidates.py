@@ -57,7 +57,7 @@ class Unsupported(ValueError):
 def copy_for(backend: str, weight: Tensor) -> Tensor | None:
     """The copy of a dense 2:4 weight that a backend multiplies with; ours needs none."""
     if backend == "dense":
-        return weight
+        return weight if weight.dim() == 2 else weight.contiguous(memory_format=torch.channels_last)
     if backend == "cusparselt":
         refuse_cusparselt(*weight.shape, weight.dtype)
         return torch._cslt_compress(weight)
@@ -98,17 +98,17 @@ def _dense(x: Tensor, weight: Tensor, finish: Finish) -> Tensor:
         if out == torch.int32:
             return total
         total = total.float() if scale is None else total * scale  # one kernel either way
-        return _finished(total, (bias, residual, None, out_type, *numbers))
+        return finished(total, (bias, residual, None, out_type, *numbers))
     if x.dtype == torch.float8_e4m3fn:
         if x.shape[1] % 16 or weight.shape[0] % 16:
             raise Unsupported(f"torch._scaled_mm takes multiples of 16, not {list(weight.shape)}")
         one, wide = _one(x.device), out if scale is None else torch.float32
-        return _finished(torch._scaled_mm(x, weight.T, one, one, out_dtype=wide), finish)
+        return finished(torch._scaled_mm(x, weight.T, one, one, out_dtype=wide), finish)
     if out == x.dtype and scale is None:
         within = None if bias is None else bias.to(out)
         total = dense_linear(x, weight, within)
-        return _finished(total, (None, residual, None, out_type, *numbers))
-    return _finished(torch.mm(x, weight.T, out_dtype=torch.float32), finish)
+        return finished(total, (None, residual, None, out_type, *numbers))
+    return finished(torch.mm(x, weight.T, out_dtype=torch.float32), finish)
 
 
 @cache
@@ -135,7 +135,7 @@ def _cusparselt(x: Tensor, copy: Tensor, finish: Finish, algorithm: int) -> Tens
     if out == torch.int32:
         return total
     rest = (None if within is not None else bias, residual, None if alpha is not None else scale)
-    return _finished(total, (*rest, out_type, *numbers))
+    return finished(total, (*rest, out_type, *numbers))
 
 
 def _padded(x: Tensor, step: int, least: int, product: Callable[[Tensor], Tensor]) -> Tensor:
@@ -149,7 +149,7 @@ def _padded(x: Tensor, step: int, least: int, product: Callable[[Tensor], Tensor
     return product(more)[:tokens]
 
 
-def _finished(total: Tensor, finish: Finish) -> Tensor:
+def finished(total: Tensor, finish: Finish) -> Tensor:
     """The epilogue as one who calls the library would write it."""
     bias, residual, scale, out_type, *numbers = finish
     if (bias, residual, scale, *numbers) != (None, None, None, 0, 1.0, 1.0):

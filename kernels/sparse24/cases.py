@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from . import draw, ops, reference
 from .linear import linear
@@ -31,6 +32,69 @@ class Case:
     gain: float  # of the result, after the activation
     extra: int  # columns of x beyond its own, as of a slice of a wider tensor
     plan: int = COST_MODEL
+
+    @property
+    def images(self) -> int:
+        """Of what the batch consists, for which alone the bits must be the same: here rows."""
+        return self.tokens
+
+    def drawn(self, seed: int, device: str) -> tuple[Tensor, Tensor]:
+        """Weight and x, which has poison around it."""
+        weight = draw.weight_2to4(self.rows, self.columns, self.dtype, seed, device, holes=0.1)
+        x = draw.operand(self.tokens, self.columns, self.dtype, seed + 2, device)
+        return weight, poisoned(x, self.extra)
+
+    def weight(self, packed: Tensor) -> SparseWeight:
+        """The packed bytes as a weight."""
+        return SparseWeight(packed, (self.rows, self.columns), self.dtype, self.sparse)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """The bytes of a weight, packed by the device."""
+        return ops.pack(weight, self.sparse)
+
+    def sums(self, x: Tensor, weight: Tensor, precision: torch.dtype) -> Tensor:
+        """The sums of the reference."""
+        return reference.sums(x, weight, precision)
+
+    def dense_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x @ weight^T in float32 by the dense library of the device."""
+        if not x.is_cuda or x.dtype == torch.int8:
+            return reference.sums(x, weight)
+        if x.dtype != torch.float8_e4m3fn:
+            return torch.mm(x, weight.T, out_dtype=torch.float32)
+        tokens, rows = len(x), len(weight)  # its dense product takes multiples of 16 alone
+        x, weight = (
+            pad(t.view(torch.int8), (0, -t.shape[1] % 16, 0, -t.shape[0] % 16)).view(t.dtype)
+            for t in (x.contiguous(), weight)
+        )
+        one = torch.ones((), device=x.device)
+        formats = {"out_dtype": torch.float32, "use_fast_accum": True}
+        return torch._scaled_mm(x, weight.T, one, one, **formats)[:tokens, :rows]
+
+    def product(self, given: dict, packed: Tensor, some: slice = slice(None)) -> Tensor:
+        """The op's result for some of the images, in memory that held poison before."""
+        x, residual = given["x"][some], given["residual"]
+        stale(self, len(x), x.device)
+        sizes = self.rows, self.columns, TYPES[self.dtype], TYPES[self.out]
+        bias, scale = given["bias"], given["scale"]
+        numbers = ACTIVATIONS[self.activation], given["residual_scale"], given["out_scale"]
+        residual = None if residual is None else residual[some]
+        return ops.linear(
+            x, packed, bias, residual, scale, *sizes, *numbers, self.sparse, self.plan
+        )
+
+    def public(self, given: dict, packed: Tensor) -> Tensor:
+        """The same by `linear`, of an x that has to be copied, in three dimensions."""
+        x, start = given["x"], 1 + self.seed % 3
+        odd = poisoned(torch.zeros(len(x), self.columns + 3, device=x.device).to(x.dtype), 1)
+        odd = odd[:, start : start + self.columns].copy_(x)
+        scales = None if given["scale"] is None else Scales(weight=given["scale"])
+        residual = given["residual"]
+        if residual is not None:
+            residual = (residual * 0.5).to(self.out).unsqueeze(1)
+        extras = given["bias"], self.activation, residual, self.out, scales
+        with torch.no_grad():
+            return linear(odd.unsqueeze(1), self.weight(packed), *extras).squeeze(1)
 
 
 def case_of(seed: int) -> Case:
@@ -69,8 +133,7 @@ def poisoned(values: Tensor, extra: int = 0) -> Tensor:
 def operands(case: Case, device: str) -> dict[str, Tensor | float | None]:
     """x, weight and what the epilogue takes, for a result of about unit size."""
     seed = 10 * case.seed
-    weight = draw.weight_2to4(case.rows, case.columns, case.dtype, seed, device, holes=0.1)
-    x = draw.operand(case.tokens, case.columns, case.dtype, seed + 2, device)
+    weight, x = case.drawn(seed, device)
     unit = case.columns**0.5 * (127**2 / 6 if case.dtype == torch.int8 else 1)
     generator = torch.Generator(device).manual_seed(seed + 3)
     scale = torch.rand(case.rows, device=device, generator=generator) + 0.5
@@ -78,7 +141,7 @@ def operands(case: Case, device: str) -> dict[str, Tensor | float | None]:
     steps = 30.0 if case.out == torch.int8 else 1.0
     residual = torch.randn(case.tokens, case.rows, device=device, generator=generator) * steps
     return {
-        "x": poisoned(x, case.extra),
+        "x": x,
         "weight": weight,
         "bias": bias.to(case.bias) if case.bias else None,
         "residual": poisoned(reference.stored(residual, case.out)) if case.residual else None,
@@ -88,44 +151,7 @@ def operands(case: Case, device: str) -> dict[str, Tensor | float | None]:
     }
 
 
-def product(case: Case, given: dict, packed: Tensor, rows: slice = slice(None)) -> Tensor:
-    """The op's result for some of the rows, in memory that held poison before."""
-    x, residual = given["x"][rows], given["residual"]
+def stale(case: Case, rows: int, device: torch.device) -> None:
+    """Leave poison where the caching allocator will put a result of so many rows."""
     poison = float("nan") if case.out.is_floating_point else 113
-    stale = torch.full((len(x), pitch(case.rows, case.out)), poison, device=x.device).to(case.out)
-    del stale  # the caching allocator gives this memory to the result
-    return ops.linear(
-        x,
-        packed,
-        given["bias"],
-        None if residual is None else residual[rows],
-        given["scale"],
-        case.rows,
-        case.columns,
-        TYPES[case.dtype],
-        TYPES[case.out],
-        ACTIVATIONS[case.activation],
-        given["residual_scale"],
-        given["out_scale"],
-        case.sparse,
-        case.plan,
-    )
-
-
-def public_product(case: Case, given: dict, w: SparseWeight) -> Tensor:
-    """The same by `linear`, of an x that has to be copied, in three dimensions."""
-    x, start = given["x"], 1 + case.seed % 3
-    odd = poisoned(torch.zeros(case.tokens, case.columns + 3, device=x.device).to(x.dtype), 1)
-    odd = odd[:, start : start + case.columns].copy_(x)
-    scales = None if given["scale"] is None else Scales(weight=given["scale"])
-    residual = given["residual"]
-    with torch.no_grad():
-        return linear(
-            odd.unsqueeze(1),
-            w,
-            given["bias"],
-            case.activation,
-            None if residual is None else (residual * 0.5).to(case.out).unsqueeze(1),
-            case.out,
-            scales,
-        ).squeeze(1)
+    torch.full((rows, pitch(case.rows, case.out)), poison, device=device).to(case.out)

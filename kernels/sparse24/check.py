@@ -1,5 +1,7 @@
 """Random cases of the ops against float64: `python -m sparse24.check --cases 2000`.
 
+`--convolutions` draws these instead: kernels of 1 to 7, strides, paddings, dilations and groups.
+
 Everything around x, the residual and (through the allocator) the result is poisoned with NaN, so a
 kernel that reads or leaves what it should not shows. Each case asks four things: every element is
 within the bound of its own sum; the error as a whole is at most 1.2 times that of the dense
@@ -11,16 +13,16 @@ device gives the bytes of layout.py.
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from . import build, layout, ops, reference
-from .cases import Case, case_of, operands, product, public_product
-from .seam import ACTIVATIONS, COST_MODEL, SM80, TYPES, Plan
-from .weight import SparseWeight
+from . import build, reference
+from .cases import Case, case_of, operands
+from .conv_cases import conv_case_of
+from .seam import ACTIVATIONS, COST_MODEL, SM80, Plan
 
 RATIO = 1.2  # of our error to the dense library's
 
@@ -34,27 +36,11 @@ class Found:
     problems: list[str]
 
 
-def dense_sums(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight^T in float32 by the dense library of the device."""
-    if not x.is_cuda or x.dtype == torch.int8:
-        return reference.sums(x, weight)
-    if x.dtype != torch.float8_e4m3fn:
-        return torch.mm(x, weight.T, out_dtype=torch.float32)
-    tokens, rows = len(x), len(weight)  # its dense product takes multiples of 16 alone
-    x, weight = (
-        pad(t.view(torch.int8), (0, -t.shape[1] % 16, 0, -t.shape[0] % 16)).view(t.dtype)
-        for t in (x.contiguous(), weight)
-    )
-    one = torch.ones((), device=x.device)
-    wide = torch._scaled_mm(x, weight.T, one, one, out_dtype=torch.float32, use_fast_accum=True)
-    return wide[:tokens, :rows]
-
-
 def bound(case: Case, given: dict, exact: Tensor) -> Tensor:
     """How far each element may lie from the exact result."""
     x, weight, residual = given["x"].double(), given["weight"].double(), given["residual"]
     size = reference.epilogue(
-        x.abs() @ weight.abs().T,
+        case.sums(x.abs(), weight.abs(), torch.float64),
         None if given["bias"] is None else given["bias"].abs(),
         None if residual is None else residual.double().abs(),
         given["scale"],
@@ -77,26 +63,24 @@ def run(case: Case, device: str) -> Found:
     """What comes of a case on a device."""
     given = operands(case, device)
     weight, problems = given["weight"], []
-    packed = ops.pack(weight, case.sparse)
-    if not torch.equal(packed.cpu(), layout.pack(weight.cpu(), case.sparse)):
+    packed = case.pack(weight)
+    if not torch.equal(packed.cpu(), case.pack(weight.cpu())):
         problems.append("packing on the device differs from layout.py")
-    back = ops.unpack(packed, case.rows, case.columns, TYPES[case.dtype], case.sparse)
-    if not torch.equal(back.double(), weight.double()):
+    if not torch.equal(case.weight(packed).unpack().double(), weight.double()):
         problems.append("unpacking is not the inverse")
-    found = product(case, given, packed)
-    if not torch.equal(_bits(found), _bits(product(case, given, packed))):
+    found = case.product(given, packed)
+    if not torch.equal(_bits(found), _bits(case.product(given, packed))):
         problems.append("two runs differ")
-    some = slice(case.tokens // 3, case.tokens // 3 + max(1, case.tokens // 2))
+    first = case.images // 3
+    some = slice(first, first + max(1, case.images // 2))
+    rows = slice(*(at * case.tokens // case.images for at in (some.start, some.stop)))
     if found.is_cuda and not torch.equal(
-        _bits(found[some]), _bits(product(case, given, packed, some))
+        _bits(found[rows]), _bits(case.product(given, packed, some))
     ):
         problems.append("rows alone differ from the rows of the batch")
-    if case.out != torch.int8 and case.gain == 1 and case.plan == COST_MODEL:
-        public = public_product(
-            case, given, SparseWeight(packed, weight.shape, case.dtype, case.sparse)
-        )
-        if not torch.equal(_bits(public), _bits(found)):
-            problems.append("linear of a tensor with other strides differs")
+    is_public = case.out != torch.int8 and case.gain == 1 and case.plan == COST_MODEL
+    if is_public and not torch.equal(_bits(case.public(given, packed)), _bits(found)):
+        problems.append("the public function of a tensor with other strides differs")
     errors = _errors(case, given, found, problems)
     return Found(*errors, problems)
 
@@ -107,10 +91,10 @@ def _errors(case: Case, given: dict, found: Tensor, problems: list[str]) -> tupl
     extras["activation"] = ACTIVATIONS[case.activation]
     x, weight = given["x"], given["weight"]
     if case.out == torch.int32:
-        if not torch.equal(found.double(), x.double() @ weight.double().T):
+        if not torch.equal(found.double(), case.sums(x, weight, torch.float64)):
             problems.append("int32 sums are not exact")
         return 0.0, 0.0
-    exact = reference.epilogue(reference.sums(x, weight, torch.float64), **extras)
+    exact = reference.epilogue(case.sums(x, weight, torch.float64), **extras)
     if case.out == torch.int8:
         exact = exact.clamp(-127, 127)
     excess = (found.double() - exact).abs() / bound(case, given, exact)
@@ -118,7 +102,7 @@ def _errors(case: Case, given: dict, found: Tensor, problems: list[str]) -> tupl
     if not worst <= 1:  # NaN too
         at = divmod(int(excess.nan_to_num(nan=float("inf")).argmax()), case.rows)
         problems.append(f"element {at} is {worst:.3g} times its bound off")
-    dense = reference.stored(reference.epilogue(dense_sums(x, weight), **extras), case.out)
+    dense = reference.stored(reference.epilogue(case.dense_sums(x, weight), **extras), case.out)
     size = exact.square().sum().clamp_min(1e-30)
     ours, theirs = ((t.double() - exact).square().sum() / size for t in (found, dense))
     if found.numel() >= 4096 and ours > RATIO**2 * theirs:
@@ -131,12 +115,15 @@ def _bits(values: Tensor) -> Tensor:
 
 
 def sweep(
-    seeds: range, device: str, plans: list[int] | None = None
+    seeds: range,
+    device: str,
+    plans: list[int] | None = None,
+    drawing: Callable[[int], Case] = case_of,
 ) -> tuple[list[dict], list[str]]:
     """A row per pair of types, and a line per case that failed; `plans` are taken in turn."""
     cells, failed = defaultdict(list), []
     for seed in seeds:
-        drawn = case_of(seed)
+        drawn = drawing(seed)
         if plans:
             drawn = replace(drawn, plan=plans[seed % len(plans)])
         found = run(drawn, device)
@@ -169,6 +156,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first case")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sm80", action="store_true", help="the Ampere kernel, on any card")
+    parser.add_argument("--convolutions", action="store_true", help="instead of plain products")
     parser.add_argument(
         "--plan", action="append", default=[], help="tile,cluster_m,cluster_n,raster; repeatable"
     )
@@ -178,7 +166,8 @@ def main() -> None:
     plans = [Plan(*map(int, text.split(","))).number() for text in given.plan]
     plans += [SM80] if given.sm80 else []
     seeds = range(given.first, given.first + given.cases)
-    rows, failed = sweep(seeds, given.device, plans)
+    drawing = conv_case_of if given.convolutions else case_of
+    rows, failed = sweep(seeds, given.device, plans, drawing)
     print(f"{'dtype':<15}{'out':<10}{'cases':>6}{'failed':>7}{'error':>11}{'dense':>11}")
     for row in rows:
         print(

@@ -1,16 +1,14 @@
-"""Which backend computes a product: measured per device, kept on disk, explained by `why`."""
+"""Which backend computes a product or a convolution: measured per device, kept on disk."""
 
-import inspect
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +16,15 @@ from torch import Tensor
 from . import bench, build
 from .bench import Timer, Timing
 from .candidates import OURS, Choice, Rung, copy_for
-from .linear import chosen, default_out, linear, prepared
+from .conv_trials import ConvProblem
+from .conv_weight import SparseConvWeight
+from .convolution import Walk, is_product
+from .geometry import Geometry
+from .linear import default_out
 from .scales import Scales
-from .seam import ACTIVATIONS, TYPES, Plan
-from .trials import Problem, Trial, trials
-from .weight import SparseWeight
+from .seam import ACTIVATIONS, TYPES
+from .trials import AnyProblem, Problem, Trial, trials
+from .weight import PackedWeight, SparseWeight
 
 TOKENS = (1, 16, 64, 256, 1024, 4096, 16384)  # measured where no others are named
 MARGIN = 0.02  # by which another backend must be faster, as it costs a copy
@@ -41,7 +43,7 @@ class Measured:
             if told["version"] == VERSION:
                 self.found = {key: [_trial(t) for t in rows] for key, rows in told["found"].items()}
 
-    def add(self, problem: Problem, found: list[Trial]) -> None:
+    def add(self, problem: AnyProblem, found: list[Trial]) -> None:
         """Keep the trials, and write the file whole and by rename."""
         merged = Measured(self.path).found | self.found  # of another process meanwhile
         self.found = merged | {problem.key(): found}
@@ -52,7 +54,7 @@ class Measured:
             json.dump({"version": VERSION, "found": told}, file, indent=1)
         Path(name).replace(self.path)
 
-    def get(self, problem: Problem) -> list[Trial] | None:
+    def get(self, problem: AnyProblem) -> list[Trial] | None:
         """The trials of a problem, None if it was not measured."""
         return self.found.get(problem.key())
 
@@ -85,40 +87,89 @@ def tune(
     two sizes the nearer in ratio decides. A copy in another form is kept only where it wins by
     more than MARGIN; `dense` saves unpacking it.
     """
-    if timer is bench.graph_time:
-        bench.require_gpu()
+    require(timer)
     sizes = sorted(set(tokens))
     if not sizes or sizes[0] < 1:
         raise ValueError(f"tokens are {sizes}; give the numbers of rows to measure at, as [1, 256]")
-    out = out_dtype or default_out(w.dtype, scales)
+    out = TYPES[out_dtype or default_out(w.dtype, scales)]
     epilogue = ACTIVATIONS[activation], bias, residual, scales is not None
-    with torch.cuda.device(w.device) if w.device_type == "cuda" else nullcontext():
-        store = store or measured(w.device)
-        measurements = [
-            (count, _found(store, w, count, TYPES[out], epilogue, timer)) for count in sizes
-        ]
-    apply(w, (TYPES[out], *epilogue), measurements, dense)
+    shape = w.out_features, w.in_features, w.element
+    problems = {count: Problem(count, *shape, out, *epilogue, w.sparse) for count in sizes}
+    apply(w, (out, *epilogue), _found(problems, w.device, timer, store), dense)
     return w
 
 
+def tune_conv2d(
+    w: SparseConvWeight,
+    images: Iterable[tuple[int, int, int]],
+    stride: Walk = 1,
+    padding: Walk | str = 0,
+    dilation: Walk = 1,
+    bias: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    out_dtype: torch.dtype | None = None,
+    scales: Scales | None = None,
+    dense: Tensor | None = None,
+    timer: Timer = bench.graph_time,
+    store: Measured | None = None,
+) -> SparseConvWeight:
+    """As `tune`, for `conv2d` of images of these sizes: (batch, height, width).
+
+    Other batches of the same height and width take what the nearer in ratio takes; images of other
+    sizes are as without measurements.
+    """
+    geometry = Geometry.of(w.kernel, stride, padding, dilation)
+    sizes = sorted(set(images))
+    if not sizes or any(min(size) < 1 for size in sizes):
+        raise ValueError(f"images are {sizes}; give (batch, height, width) to measure at")
+    if is_product(w, geometry):
+        tokens = {batch * height * width for batch, height, width in sizes}
+        flat = None if dense is None else dense.flatten(1)
+        epilogue = bias, activation, residual, out_dtype, scales
+        tune(w.matrix, tokens, *epilogue, flat, timer, store)
+        return w
+    require(timer)
+    out = TYPES[out_dtype or default_out(w.dtype, scales)]
+    epilogue = ACTIVATIONS[activation], bias, residual, scales is not None
+    shape = w.in_channels, w.out_channels, w.groups, geometry, w.element
+    for area in sorted({size[1:] for size in sizes}):
+        problems = {
+            batch: ConvProblem(batch, *area, *shape, out, *epilogue, w.sparse)
+            for batch, *rest in sizes
+            if tuple(rest) == area
+        }
+        kind = (out, *epilogue), geometry, area
+        apply(w, kind, _found(problems, w.device, timer, store), dense)
+    return w
+
+
+def require(timer: Timer) -> None:
+    """Raise BenchError where the timer needs a GPU and there is none."""
+    if timer is bench.graph_time:
+        bench.require_gpu()
+
+
 def _found(
-    store: Measured, w: SparseWeight, tokens: int, out_type: int, epilogue: tuple, timer: Timer
-) -> tuple[Trial, ...]:
-    """The timed trials of the file, or measured and written to it."""
-    problem = Problem(
-        tokens, w.out_features, w.in_features, w.element, out_type, *epilogue, w.sparse
-    )
-    found = store.get(problem)
-    if found is None:
-        found = trials(problem, w.device, timer)
-        store.add(problem, found)
-    return tuple(trial for trial in found if trial.timing)
+    problems: dict[int, AnyProblem], device: torch.device, timer: Timer, store: Measured | None
+) -> list[tuple[int, tuple[Trial, ...]]]:
+    """For each count its timed trials: of the file, or measured and written to it."""
+    result = []
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        store = store or measured(device)
+        for count, problem in problems.items():
+            found = store.get(problem)
+            if found is None:
+                found = trials(problem, device, timer)
+                store.add(problem, found)
+            result.append((count, tuple(trial for trial in found if trial.timing)))
+    return result
 
 
 def apply(
-    w: SparseWeight, key: tuple, measurements: list[tuple[int, tuple]], dense: Tensor | None
+    w: PackedWeight, key: tuple, measurements: list[tuple[int, tuple]], dense: Tensor | None
 ) -> None:
-    """Let the weight run what the measurements, in order of tokens, say of calls of one kind."""
+    """Let the weight run what the measurements, in order of counts, say of calls of one kind."""
     counts = [count for count, _ in measurements]
     limits = [int((a * b) ** 0.5) for a, b in pairwise(counts)] + [sys.maxsize]
     w.tuned[key] = tuple(
@@ -141,62 +192,6 @@ def winner(found: tuple[Trial, ...]) -> Choice:
     if ours and ours[0].timing.median_us <= fastest.timing.median_us * (1 + MARGIN):
         return ours[0].choice
     return fastest.choice
-
-
-def backend(x: Tensor | Sequence[int], w: SparseWeight, *args: Any, **kwargs: Any) -> str:
-    """What computes `linear` of these arguments: sm90, sm80, cusparselt, dense or reference."""
-    rung, _ = _rung(x, w, *args, **kwargs)
-    name = rung.choice.backend if rung else "sparse24"
-    return w.backend if name == "sparse24" else name
-
-
-def why(x: Tensor | Sequence[int], w: SparseWeight, *args: Any, **kwargs: Any) -> str:
-    """The backend that `linear` takes for these arguments (x: a tensor or a shape), with times."""
-    rung, tokens = _rung(x, w, *args, **kwargs)
-    size = f"{w.out_features} x {tokens} x {w.in_features} {str(w.dtype).removeprefix('torch.')}"
-    if w.backend == "reference" and rung is None:
-        return (
-            f"{size}: reference (plain torch); the kernels are for compute capability 8.x and 9.0"
-        )
-    if rung is None and w.backend != "sm90":
-        return f"{size}: {w.backend}; not measured: sparse24.tune(w, tokens=[{tokens}]) does"
-    if rung is None:
-        device = torch.cuda.get_device_properties(w.device)
-        shape = tokens, w.in_features, w.out_features, w.element, w.sparse
-        plan = torch.ops.sparse24.plan(*shape, device.multi_processor_count)
-        seconds = torch.ops.sparse24.predict(plan, *shape, device.multi_processor_count)
-        return (
-            f"{size}: {w.backend}, {Plan.of(plan)} of the cost model, which predicts "
-            f"{seconds * 1e6:.1f} us; not measured: sparse24.tune(w, tokens=[{tokens}]) does"
-        )
-    lines = [f"{size}: {_named(rung.choice, w)}, as measured at {rung.tokens} tokens"]
-    for trial in rung.trials:
-        time = trial.timing
-        lines.append(
-            f"  {_named(trial.choice, w):<60}{time.median_us:>10.2f} us"
-            f"  [{time.low_us:.2f}, {time.high_us:.2f}]"
-        )
-    return "\n".join(lines)
-
-
-def _rung(
-    x: Tensor | Sequence[int], w: SparseWeight, *args: Any, **kwargs: Any
-) -> tuple[Rung | None, int]:
-    if not isinstance(x, Tensor):
-        x = torch.empty(*x, dtype=w.dtype, device=w.device)
-    given = inspect.signature(linear).bind(x, w, *args, **kwargs)
-    given.apply_defaults()
-    flat, finish = prepared(**given.arguments)
-    return chosen(w, finish, flat.shape[0]), flat.shape[0]
-
-
-def _named(choice: Choice, w: SparseWeight) -> str:
-    if choice.backend == "cusparselt":
-        return f"cusparselt, algorithm {choice.number}"
-    if choice.backend == "dense":
-        return "dense"
-    plan = "the cost model's plan" if choice == OURS else str(Plan.of(choice.number))
-    return f"{w.backend}, {plan}"
 
 
 def _told(trial: Trial) -> list:

@@ -34,3 +34,21 @@ def operand(
             -127, 128, (rows, columns), dtype=dtype, device=device, generator=generator
         )
     return torch.randn(rows, columns, device=device, generator=generator).to(dtype)
+
+
+def kernel_2to4(
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    seed: int,
+    device: str | torch.device = "cpu",
+    holes: float = 0.0,
+    dense: bool = False,
+) -> Tensor:
+    """A convolution's weight [out, in, height, width], 2:4 along `in` unless `dense`."""
+    features, channels, *kernel = shape
+    rows = features * kernel[0] * kernel[1]
+    if dense:
+        flat = operand(rows, channels, dtype, seed, device)
+    else:
+        flat = weight_2to4(rows, channels, dtype, seed, device, holes)
+    return flat.view(features, *kernel, channels).permute(0, 3, 1, 2)

@@ -59,7 +59,7 @@ def pack(weight: Tensor, sparse: bool = True) -> Tensor:
     row and group.
     """
     refuse_form(weight)
-    bits = _bits(weight.detach())
+    bits = integers(weight.detach())
     refuse_values(weight, bad_group(weight, sparse))
     rows, columns = weight.shape
     k_blocks, row_blocks, size = packed_shape(rows, columns, weight.dtype, sparse)
@@ -99,7 +99,7 @@ def unpack(
 
 def bad_group(weight: Tensor, sparse: bool) -> int:
     """The lowest row * groups + group that may not be packed; -1 if all may. What the op says."""
-    groups = _magnitude(_bits(weight.detach()), weight.dtype).unflatten(1, (-1, 4))
+    groups = _magnitude(integers(weight.detach()), weight.dtype).unflatten(1, (-1, 4))
     bad = torch.zeros(groups.shape[:2], dtype=torch.bool, device=weight.device)
     if weight.dtype in _MAGNITUDE:
         bad |= (groups >= _MAGNITUDE[weight.dtype][1]).any(-1)
@@ -112,9 +112,7 @@ def bad_group(weight: Tensor, sparse: bool) -> int:
 def refuse_form(weight: Tensor) -> None:
     """Raise PackError unless the weight has a shape and a type that can be packed."""
     if weight.dtype not in ELEMENTS:
-        raise PackError(
-            f"the weight is {weight.dtype}; allowed are {_listed(ELEMENTS)}: cast it first"
-        )
+        raise PackError(f"the weight is {weight.dtype}; allowed are {listed()}: cast it first")
     if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] % 4:
         raise PackError(
             f"the weight is {list(weight.shape)}; allowed is [out, in] with `in` a multiple of 4: "
@@ -129,15 +127,20 @@ def refuse_values(weight: Tensor, bad: int) -> None:
     if bad < 0:
         return
     row, group = divmod(bad, weight.shape[1] // 4)
-    values = weight.detach()[row, 4 * group : 4 * group + 4].to("cpu", torch.float64)
     where = f"row {row}, group {group} (columns {4 * group} to {4 * group + 3})"
+    refuse_four(weight.detach()[row, 4 * group : 4 * group + 4], where, "columns")
+
+
+def refuse_four(four: Tensor, where: str, along: str) -> None:
+    """Raise PackError for four values that may not be packed, saying where they lie."""
+    values = four.to("cpu", torch.float64)
     shown = ", ".join(f"{value:g}" for value in values.tolist())
     if not values.isfinite().all():
         raise PackError(f"{where} holds [{shown}]; only finite values can be packed")
     count = int((values != 0).sum())
     raise PackError(
         f"{where} has {count} non-zeros, [{shown}]; at most 2 of 4 are allowed: prune the weight "
-        "2:4 along its columns, and check that its masks were held"
+        f"2:4 along its {along}, and check that its masks were held"
     )
 
 
@@ -146,7 +149,7 @@ def refuse_packed(
 ) -> None:
     """Raise PackError unless the bytes can be a packed weight of this shape and type."""
     if dtype not in ELEMENTS:
-        raise PackError(f"a packed weight is one of {_listed(ELEMENTS)}, not {dtype}")
+        raise PackError(f"a packed weight is one of {listed()}, not {dtype}")
     wanted = packed_shape(rows, columns, dtype, sparse)
     if packed.dtype != torch.uint8 or tuple(packed.shape) != wanted or columns % 4:
         raise PackError(
@@ -155,15 +158,17 @@ def refuse_packed(
         )
 
 
-def _listed(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(dtype) for dtype in dtypes)
+def listed() -> str:
+    """The types of weights, in words."""
+    return ", ".join(str(dtype) for dtype in ELEMENTS)
 
 
 def _integer(dtype: torch.dtype) -> torch.dtype:
     return torch.int16 if dtype.itemsize == 2 else torch.int8
 
 
-def _bits(weight: Tensor) -> Tensor:
+def integers(weight: Tensor) -> Tensor:
+    """The elements of a weight as integers of their size."""
     return weight.contiguous().view(_integer(weight.dtype))
 
 

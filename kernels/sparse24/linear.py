@@ -1,15 +1,17 @@
 """linear: x times a packed weight, with everything behind it in the same kernel."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from . import candidates, reference
+from .aligned import aligned
 from .candidates import Finish, Rung, signature
 from .gradients import DIFFERENTIABLE, Linear
 from .scales import Scales
-from .seam import ACTIVATIONS, OUTPUTS, TYPES, pitch
-from .weight import SparseWeight
+from .seam import ACTIVATIONS, OUTPUTS, TYPES
+from .weight import PackedWeight, SparseWeight
 
 BIASES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -39,23 +41,26 @@ def linear(
     """
     if type(w) is not SparseWeight:
         raise LinearError(f"w is {type(w).__name__}; give a SparseWeight: sparse24.pack(weight)")
-    if torch.is_autocast_enabled(w.device_type) and w.dtype in DIFFERENTIABLE:
-        x, residual, out_dtype = _cast(x, w, residual, out_dtype)
+    x, residual, out_dtype = cast(x, w, residual, out_dtype)
     flat, finish = prepared(x, w, bias, activation, residual, out_dtype, scales)
-    if torch.is_grad_enabled() and _wants_gradient(flat, finish):
-        result = _differentiable(flat, w, finish)
-    elif w.tuned and (rung := chosen(w, finish, flat.shape[0])):
-        copy = w.copies.get(rung.choice.backend)
-        result = candidates.run(rung.choice, flat, w, copy, finish)
-    else:
-        result = candidates.ours(flat, w, finish)
+    result = product(flat, w, finish)
     return result if x.dim() == 2 else result.view(*x.shape[:-1], w.out_features)
 
 
-def chosen(w: SparseWeight, finish: Finish, tokens: int) -> Rung | None:
-    """What was measured fastest for so many tokens; None if nothing was measured."""
-    for rung in w.tuned.get(signature(finish), ()):
-        if tokens <= rung.most:
+def product(flat: Tensor, w: SparseWeight, finish: Finish) -> Tensor:
+    """The result [tokens, out] of what `prepared` gives, by what is fastest or for gradients."""
+    if wants_gradient(flat, w, finish):
+        return _differentiable(flat, w, finish)
+    if w.tuned and (rung := chosen(w, signature(finish), flat.shape[0])):
+        copy = w.copies.get(rung.choice.backend)
+        return candidates.run(rung.choice, flat, w, copy, finish)
+    return candidates.ours(flat, w, finish)
+
+
+def chosen(w: PackedWeight, kind: tuple, count: int) -> Rung | None:
+    """What was measured fastest for a kind of call and so many tokens or images, or None."""
+    for rung in w.tuned.get(kind, ()):
+        if count <= rung.most:
             return rung
     return None
 
@@ -77,6 +82,20 @@ def prepared(
         or x.shape[-1] != w.in_features
     ):
         raise _refused("x", x, f"[..., {w.in_features}]", (w.dtype,), w)
+    finish = finish_of(w, x.shape[:-1], bias, activation, residual, out_dtype, scales)
+    return aligned(x, w.in_features), finish
+
+
+def finish_of(
+    w: SparseWeight,
+    leading: Sequence[int],
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+    out_dtype: torch.dtype | None,
+    scales: Scales | None,
+) -> Finish:
+    """The epilogue of a result [*leading, out] as the op takes it; LinearError if it cannot."""
     out = out_dtype or default_out(w.dtype, scales)
     if activation not in ACTIVATIONS or out not in OUTPUTS[w.dtype]:
         raise _refused_choice(w, activation, out)
@@ -92,12 +111,11 @@ def prepared(
             raise _refused("bias", bias, f"[{w.out_features}]", BIASES, w)
         bias = bias.contiguous()
     if residual is not None:
-        wanted = x.shape[:-1] + (w.out_features,)
+        wanted = (*leading, w.out_features)
         if residual.dtype is not out or residual.shape != wanted or residual.device != w.device:
             raise _refused("residual", residual, str(list(wanted)), (out,), w)
         residual = aligned(residual, w.out_features)
-    numbers = TYPES[out], ACTIVATIONS[activation], residual_scale, out_scale
-    return aligned(x, w.in_features), (bias, residual, scale, *numbers)
+    return bias, residual, scale, TYPES[out], ACTIVATIONS[activation], residual_scale, out_scale
 
 
 def default_out(dtype: torch.dtype, scales: Scales | None) -> torch.dtype:
@@ -107,23 +125,6 @@ def default_out(dtype: torch.dtype, scales: Scales | None) -> torch.dtype:
     if scales is None:
         return torch.int32
     return torch.float16 if scales.out is None else torch.int8
-
-
-def aligned(x: Tensor, columns: int) -> Tensor:
-    """x as [tokens, columns] with the pitch that the kernels read; a copy only where it must be."""
-    flat = x if x.dim() == 2 else x.reshape(-1, columns)
-    rows, step = flat.stride()
-    size = flat.element_size()
-    # a traced tensor does not say where it starts
-    starts = torch.compiler.is_compiling() or flat.storage_offset() * size % 16 == 0
-    if step == 1 and rows >= columns and rows * size % 16 == 0 and starts:
-        return flat
-    wide = pitch(columns, flat.dtype)
-    if wide == columns:
-        return flat.new_empty(flat.shape).copy_(flat)
-    if size == 1:  # not every torch pads float8
-        return pad(flat.view(torch.int8), (0, wide - columns)).view(flat.dtype)[:, :columns]
-    return pad(flat, (0, wide - columns))[:, :columns]
 
 
 def _refuse_scales(out: torch.dtype, scales: Scales | None, bare: bool) -> None:
@@ -140,8 +141,6 @@ def _refuse_scales(out: torch.dtype, scales: Scales | None, bare: bool) -> None:
 
 
 def _differentiable(flat: Tensor, w: SparseWeight, finish: Finish) -> Tensor:
-    if w.dtype not in DIFFERENTIABLE:
-        raise LinearError(f"{w.dtype} has no gradients; call linear under torch.no_grad()")
     bias, residual, scale, out_type, activation, residual_scale, _ = finish
     sizes = w.out_features, w.in_features, w.element, out_type, residual_scale
     plain = w.backend == "reference"
@@ -149,19 +148,25 @@ def _differentiable(flat: Tensor, w: SparseWeight, finish: Finish) -> Tensor:
     return reference.activated(result, activation)
 
 
-def _wants_gradient(flat: Tensor, finish: Finish) -> bool:
+def wants_gradient(x: Tensor, w: PackedWeight, finish: Finish) -> bool:
+    """Whether a gradient is asked for; LinearError if the weight's type has none."""
     bias, residual, *_ = finish
-    return (
-        flat.requires_grad
+    wanted = torch.is_grad_enabled() and (
+        x.requires_grad
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     )
+    if wanted and w.dtype not in DIFFERENTIABLE:
+        raise LinearError(f"{w.dtype} has no gradients; call it under torch.no_grad()")
+    return wanted
 
 
-def _cast(
-    x: Tensor, w: SparseWeight, residual: Tensor | None, out_dtype: torch.dtype | None
-) -> tuple[Tensor, Tensor | None, torch.dtype]:
-    """As autocast does for a dense product: operands in the weight's type, the result in its."""
+def cast(
+    x: Tensor, w: PackedWeight, residual: Tensor | None, out_dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor | None, torch.dtype | None]:
+    """Under autocast as for a dense product: operands in the weight's type, the result in its."""
+    if not torch.is_autocast_enabled(w.device_type) or w.dtype not in DIFFERENTIABLE:
+        return x, residual, out_dtype
     out = out_dtype or torch.get_autocast_dtype(w.device_type)
     if x.is_floating_point():
         x = x.to(w.dtype)

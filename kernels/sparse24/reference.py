@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .geometry import Geometry
 from .seam import ACTIVATIONS, DTYPES
 
 _NAMES = {number: name for name, number in ACTIVATIONS.items()}
@@ -28,18 +29,59 @@ def linear(
     computed in `precision`, which is float64 where the result serves as the truth.
     """
     dtype = DTYPES[out_type]
-    if dtype == torch.int32:
-        return sums(x, weight, torch.float64).to(dtype)
-    total = sums(x, weight, precision)
-    total = epilogue(total, bias, residual, scale, activation, residual_scale, out_scale)
+    total = sums(x, weight, torch.float64 if dtype == torch.int32 else precision)
+    if dtype != torch.int32:
+        total = epilogue(total, bias, residual, scale, activation, residual_scale, out_scale)
+    return stored(total, dtype)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    groups: int = 1,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    out_type: int = 0,
+    activation: int = 0,
+    residual_scale: float = 1.0,
+    out_scale: float = 1.0,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """As `linear`, [batch * out_height * out_width, out] of x [batch, height, width, channels].
+
+    The weight is dense, [out, channels / groups, height, width].
+    """
+    dtype = DTYPES[out_type]
+    wide = torch.float64 if dtype == torch.int32 else precision
+    total = convolution_sums(x, weight, geometry, groups, wide)
+    if dtype != torch.int32:
+        total = epilogue(total, bias, residual, scale, activation, residual_scale, out_scale)
     return stored(total, dtype)
 
 
 def sums(x: Tensor, weight: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """x @ weight^T in `precision`; of int8 first summed exactly: a double holds every int32."""
-    if x.dtype == torch.int8:
-        return (x.double() @ weight.double().T).to(precision)
-    return x.to(precision) @ weight.to(precision).T
+    within = torch.float64 if x.dtype == torch.int8 else precision
+    with torch.autocast(x.device.type, enabled=False):
+        return (x.to(within) @ weight.to(within).T).to(precision)
+
+
+def convolution_sums(
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    groups: int = 1,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """The convolution's sums [pixels, out] in `precision`; of int8 first summed exactly."""
+    within = torch.float64 if x.dtype == torch.int8 else precision
+    image = x.permute(0, 3, 1, 2).to(within)
+    _, *walk = geometry
+    with torch.autocast(x.device.type, enabled=False):
+        total = F.conv2d(image, weight.to(within), None, *walk, groups)
+    return total.permute(0, 2, 3, 1).flatten(0, 2).to(precision)
 
 
 def epilogue(

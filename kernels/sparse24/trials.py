@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from . import bench, draw
 from .bench import BenchError, Call, Timer, Timing
 from .candidates import Choice, Finish, Unsupported, copy_for, run
 from .seam import ACTIVATIONS, COST_MODEL, DTYPES, Plan
-from .weight import pack
+from .weight import PackedWeight, SparseWeight, pack
 
 BACKENDS = ("sparse24", "cusparselt", "dense")
 FINALISTS = 3
+NO_TILE = "there is no tile of this number"  # csrc/sm90_launch.cuh's words
 CLUSTERS = ((1, 1), (2, 1), (1, 2))
 RASTERS = (0, 4, 16)
 
@@ -35,15 +37,69 @@ class Problem(NamedTuple):
 
     def key(self) -> str:
         """The problem as one word, for a file."""
-        types = ":".join(
-            str(DTYPES[number]).removeprefix("torch.") for number in (self.element, self.out_type)
-        )
-        names = {number: name for name, number in ACTIVATIONS.items()}
-        extras = [name for name in ("bias", "residual", "scale") if getattr(self, name)]
-        extras += [names[self.activation]] if self.activation else []
-        kind = "2:4" if self.sparse else "dense"
-        size = f"{self.out_features}x{self.tokens}x{self.in_features}"
-        return " ".join([size, types, kind, "+".join(extras) or "bare"])
+        return f"{self.out_features}x{self.tokens}x{self.in_features} {kind(self)}"
+
+    @property
+    def result(self) -> tuple[int, int]:
+        """Rows and columns of the result."""
+        return self.tokens, self.out_features
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Who can compute it."""
+        return BACKENDS
+
+    def drawn(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A random weight and x."""
+        dtype, shape = DTYPES[self.element], (self.out_features, self.in_features)
+        draws = draw.weight_2to4 if self.sparse else draw.operand
+        weight = draws(*shape, dtype, 0, device)
+        return weight, draw.operand(self.tokens, self.in_features, dtype, 2, device)
+
+    def packed(self, weight: Tensor) -> SparseWeight:
+        """The weight for our kernels."""
+        return pack(weight, self.sparse)
+
+    def run(self, choice: Choice, *operands: Any) -> Tensor:
+        """The result by one candidate."""
+        return run(choice, *operands)
+
+
+class AnyProblem(Protocol):
+    """What `trials` asks of a problem: Problem here, ConvProblem of conv_trials.py."""
+
+    element: int
+    out_type: int
+    activation: int
+    bias: bool
+    residual: bool
+    scale: bool
+    sparse: bool
+    result: tuple[int, int]
+    backends: tuple[str, ...]
+
+    def key(self) -> str:
+        """The problem as one word, for a file."""
+
+    def drawn(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A random weight and x."""
+
+    def packed(self, weight: Tensor) -> PackedWeight:
+        """The weight for our kernels."""
+
+    def run(self, choice: Choice, *operands: Any) -> Tensor:
+        """The result by one candidate, of x, packed weight, copy and epilogue."""
+
+
+def kind(problem: AnyProblem) -> str:
+    """Types, pattern and epilogue of a problem in words, as `float16:float16 2:4 bias+relu`."""
+    types = ":".join(
+        str(DTYPES[number]).removeprefix("torch.") for number in (problem.element, problem.out_type)
+    )
+    names = {number: name for name, number in ACTIVATIONS.items()}
+    extras = [name for name in ("bias", "residual", "scale") if getattr(problem, name)]
+    extras += [names[problem.activation]] if problem.activation else []
+    return " ".join([types, "2:4" if problem.sparse else "dense", "+".join(extras) or "bare"])
 
 
 class Trial(NamedTuple):
@@ -57,15 +113,11 @@ class Trial(NamedTuple):
 class Operands:
     """Sets of random operands of a problem, enough of them to rotate past the L2."""
 
-    def __init__(self, problem: Problem, device: torch.device, sets: int | None = None) -> None:
+    def __init__(self, problem: AnyProblem, device: torch.device, sets: int | None = None) -> None:
         """Draws the first set; the others are its copies, as a time depends little on values."""
         self.problem = problem
-        dtype, out = DTYPES[problem.element], DTYPES[problem.out_type]
-        tokens, rows, columns = problem.tokens, problem.out_features, problem.in_features
-        self.weight = draw.weight_2to4(rows, columns, dtype, 0, device)
-        if not problem.sparse:
-            self.weight = draw.operand(rows, columns, dtype, 0, device)
-        x = draw.operand(tokens, columns, dtype, 2, device)
+        out, (tokens, rows) = DTYPES[problem.out_type], problem.result
+        self.weight, x = problem.drawn(device)
         bias = torch.randn(rows, device=device).to(out if out.itemsize == 2 else torch.float32)
         residual = torch.randn(tokens, rows, device=device).to(out) if problem.residual else None
         size = x.nbytes + self.weight.nbytes + tokens * rows * out.itemsize
@@ -73,9 +125,9 @@ class Operands:
         self.inputs = [(x.clone(), _clone(residual)) for _ in range(self.sets)]
         self.bias = bias if problem.bias else None
         self.scale = torch.full((rows,), 1e-4, device=device) if problem.scale else None
-        self.packed = [pack(self.weight, problem.sparse)]
+        self.packed = [problem.packed(self.weight)]
         self.packed += [self.packed[0].clone() for _ in range(self.sets - 1)]
-        self._copies: dict[str, list[torch.Tensor | None]] = {}
+        self._copies: dict[str, list[Tensor | None]] = {}
 
     def calls(self, choice: Choice) -> list[Call]:
         """One call for each set, by one candidate."""
@@ -86,19 +138,19 @@ class Operands:
         numbers = problem.out_type, problem.activation, 1.0, 1.0
         copies = self._copies[choice.backend]
         return [
-            partial(run, choice, x, w, copy, self._finish(residual, numbers))
+            partial(problem.run, choice, x, w, copy, self._finish(residual, numbers))
             for (x, residual), w, copy in zip(self.inputs, self.packed, copies, strict=True)
         ]
 
-    def _finish(self, residual: torch.Tensor | None, numbers: tuple) -> Finish:
+    def _finish(self, residual: Tensor | None, numbers: tuple) -> Finish:
         return self.bias, residual, self.scale, *numbers
 
 
 def trials(
-    problem: Problem,
+    problem: AnyProblem,
     device: torch.device,
     timer: Timer = bench.graph_time,
-    backends: tuple[str, ...] = BACKENDS,
+    backends: tuple[str, ...] | None = None,
     plans: bool = True,
 ) -> list[Trial]:
     """The best of each backend, the fastest first; a backend that cannot says why, at the end.
@@ -107,7 +159,7 @@ def trials(
     all of ours, not the cost model's alone. BenchError if the GPU is lost on the way.
     """
     operands, found = Operands(problem, device), []
-    for backend in backends:
+    for backend in backends or problem.backends:
         quick = partial(_timed, timer=bench.glance(timer))
         tried = sorted(_tried(operands, backend, quick, plans), key=_time)
         timed = [
@@ -135,7 +187,7 @@ def _tried(
             for cluster in CLUSTERS
             for raster in RASTERS
         ]
-        if not any(trial.timing for trial in found):
+        if all(NO_TILE in trial.reason for trial in found):
             break
         done += found
     return done
@@ -160,5 +212,5 @@ def _time(trial: Trial) -> float:
     return trial.timing.median_us if trial.timing else float("inf")
 
 
-def _clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
+def _clone(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()

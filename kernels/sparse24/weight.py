@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,68 +13,65 @@ from .seam import DTYPES, TYPES
 PACKED, HEADER = "packed", "header"  # the entries of a state dict
 
 
-class SparseWeight:
-    """A weight [out, in] in blocks of csrc/layout.h; made by `pack`, read back by `unpack`.
+class PackedWeight:
+    """What packed weights share: the packed bytes, and how they are kept, moved and written.
 
-    `sparse=False` holds dense blocks, for the same kernel's dense mode. Immutable, but for the
-    copies in other forms that dispatch.tune may add where they are measured to be faster.
+    Immutable, but for the copies in other forms that dispatch may add where they are measured to
+    be faster.
     """
 
-    def __init__(
-        self, packed: Tensor, shape: tuple[int, int], dtype: torch.dtype, sparse: bool = True
-    ) -> None:
-        """Refuses bytes that cannot be this weight, with PackError."""
-        layout.refuse_packed(packed, *shape, dtype, sparse)
+    def __init__(self, packed: Tensor, dtype: torch.dtype, sparse: bool, *told: Any) -> None:
+        """`told`: what makes such a weight again, beside its bytes; the order of `__init__`."""
         self.packed = packed
         self.device = packed.device
         self.device_type = packed.device.type  # asked for at every call, and slow to ask
         self.backend = backends.of(packed.device)
-        self.out_features, self.in_features = shape
         self.dtype = dtype
         self.sparse = sparse
         self.element = TYPES[dtype]
-        self.tuned: dict[tuple, tuple] = {}  # of dispatch.tune: rungs, by kind of epilogue
+        self.tuned: dict[tuple, tuple] = {}  # of dispatch: rungs, by kind of call
         self.copies: dict[str, Tensor] = {}  # by backend, only of those that a rung names
-
-    @property
-    def shape(self) -> torch.Size:
-        """[out, in] of the dense weight."""
-        return torch.Size((self.out_features, self.in_features))
+        self._told = told
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed copy; the dense weight takes out * in * itemsize."""
+        """Bytes of the packed copy."""
         return self.packed.nbytes
 
-    def unpack(self) -> Tensor:
-        """The dense weight [out, in] that was packed, -0.0 read back as 0."""
-        if self.backend == "reference":
-            return layout.unpack(self.packed, *self.shape, self.dtype, self.sparse)
-        return ops.unpack(self.packed, *self.shape, self.element, self.sparse)
+    def header(self) -> Tensor:
+        """What the packed tensor does not say itself, int64; the layout's version comes first."""
+        raise NotImplementedError
 
-    def to(self, device: torch.device | str | int) -> "SparseWeight":
+    @staticmethod
+    def read_header(values: Tensor) -> tuple:
+        """What a header says, in the order of `__init__`; PackError if it is of another version."""
+        raise NotImplementedError
+
+    def of(self, packed: Tensor) -> Self:
+        """The weight of other bytes of the same form, not tuned."""
+        return type(self)(packed, *self._told)
+
+    def to(self, device: torch.device | str | int) -> Self:
         """The same weight on another device, not tuned; itself if it is there already."""
         packed = self.packed.to(device)
-        if packed is self.packed:
-            return self
-        return SparseWeight(packed, tuple(self.shape), self.dtype, self.sparse)
+        return self if packed is self.packed else self.of(packed)
 
-    def clone(self) -> "SparseWeight":
+    def clone(self) -> Self:
         """A copy, not tuned."""
-        return SparseWeight(self.packed.clone(), tuple(self.shape), self.dtype, self.sparse)
+        return self.of(self.packed.clone())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors alone, so that torch.save and safetensors take it: `packed` and `header`."""
-        return {PACKED: self.packed, HEADER: header(self)}
+        return {PACKED: self.packed, HEADER: self.header()}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "SparseWeight":
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
         """The weight of `state_dict`; PackError for another version, shape or missing entries."""
         if set(state) != {PACKED, HEADER}:
             raise layout.PackError(
                 f"a packed weight has the entries {PACKED!r} and {HEADER!r}, not {sorted(state)}"
             )
-        return cls(state[PACKED], *read_header(state[HEADER]))
+        return cls(state[PACKED], *cls.read_header(state[HEADER]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file."""
@@ -82,9 +80,7 @@ class SparseWeight:
         save_file({name: t.cpu().contiguous() for name, t in self.state_dict().items()}, path)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: torch.device | str = "cpu"
-    ) -> "SparseWeight":
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
         """The weight that `save` wrote."""
         from safetensors.torch import load_file
 
@@ -92,16 +88,49 @@ class SparseWeight:
 
     def __repr__(self) -> str:
         """Shape, type, place and size, as in SparseWeight(1024x4096 float16, 2:4, cpu, 4.5 MiB)."""
+        shape = "x".join(map(str, self.shape))
         name = str(self.dtype).removeprefix("torch.")
         kind = "2:4" if self.sparse else "dense blocks"
-        size = f"{self.nbytes / 2**20:.1f} MiB of {self._dense_bytes() / 2**20:.1f}"
-        return (
-            f"SparseWeight({self.out_features}x{self.in_features} {name}, {kind}, "
-            f"{self.device}, {size})"
-        )
+        dense = self.shape.numel() * self.dtype.itemsize
+        size = f"{self.nbytes / 2**20:.1f} MiB of {dense / 2**20:.1f}"
+        return f"{type(self).__name__}({shape} {name}, {kind}, {self.device}, {size})"
 
-    def _dense_bytes(self) -> int:
-        return self.out_features * self.in_features * self.dtype.itemsize
+
+class SparseWeight(PackedWeight):
+    """A weight [out, in] in blocks of csrc/layout.h; made by `pack`, read back by `unpack`.
+
+    `sparse=False` holds dense blocks, for the same kernel's dense mode.
+    """
+
+    def __init__(
+        self, packed: Tensor, shape: tuple[int, int], dtype: torch.dtype, sparse: bool = True
+    ) -> None:
+        """Refuses bytes that cannot be this weight, with PackError."""
+        layout.refuse_packed(packed, *shape, dtype, sparse)
+        super().__init__(packed, dtype, sparse, shape, dtype, sparse)
+        self.out_features, self.in_features = shape
+
+    @property
+    def shape(self) -> torch.Size:
+        """[out, in] of the dense weight."""
+        return torch.Size((self.out_features, self.in_features))
+
+    def unpack(self) -> Tensor:
+        """The dense weight [out, in] that was packed, -0.0 read back as 0."""
+        if self.backend == "reference":
+            return layout.unpack(self.packed, *self.shape, self.dtype, self.sparse)
+        return ops.unpack(self.packed, *self.shape, self.element, self.sparse)
+
+    def header(self) -> Tensor:
+        """int64 [version, out, in, element, sparse]."""
+        values = [layout.VERSION, *self.shape, self.element, int(self.sparse)]
+        return torch.tensor(values, dtype=torch.int64)
+
+    @staticmethod
+    def read_header(values: Tensor) -> tuple[tuple[int, int], torch.dtype, bool]:
+        """Shape, type and whether sparse."""
+        out, columns, element, sparse = header_values(values, 5)
+        return (out, columns), DTYPES[element], bool(sparse)
 
 
 def pack(weight: Tensor, sparse: bool = True) -> SparseWeight:
@@ -121,17 +150,14 @@ def pack(weight: Tensor, sparse: bool = True) -> SparseWeight:
     return SparseWeight(packed, tuple(weight.shape), weight.dtype, sparse)
 
 
-def header(weight: SparseWeight) -> Tensor:
-    """What a packed tensor does not say itself: int64 [version, out, in, element, sparse]."""
-    values = [layout.VERSION, *weight.shape, weight.element, int(weight.sparse)]
-    return torch.tensor(values, dtype=torch.int64)
+def header_values(values: Tensor, count: int) -> list[int]:
+    """A header of `count` values without its version, the last two an element type and a flag.
 
-
-def read_header(values: Tensor) -> tuple[tuple[int, int], torch.dtype, bool]:
-    """Shape, type and whether sparse, of a header; PackError if it is of another version."""
+    PackError if it is of another version or kind.
+    """
     told = values.tolist()
-    if len(told) != 5 or told[0] != layout.VERSION or told[3] not in DTYPES:
+    if len(told) != count or told[0] != layout.VERSION or told[-2] not in DTYPES:
         raise layout.PackError(
             f"the header {told} is not of layout version {layout.VERSION}; pack the weight again"
         )
-    return (told[1], told[2]), DTYPES[told[3]], bool(told[4])
+    return told[1:]

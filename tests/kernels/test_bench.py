@@ -1,14 +1,19 @@
 """The benchmark without a GPU: its shapes, its rotation, its refusal; with one, its clock."""
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models import resnet
 
-from sparse24 import bench, gemms
-from sparse24.seam import TYPES
+from sparse24 import bench, convs, gemms, sweeps
+from sparse24.seam import DTYPES, TYPES
 
-SHAPES = Path(__file__).resolve().parents[2] / "experiments" / "bench" / "gemm.csv"
+BENCH = Path(__file__).resolve().parents[2] / "experiments" / "bench"
+SHAPES = BENCH / "gemm.csv"
 
 
 def test_the_shapes_are_those_of_the_issue() -> None:
@@ -31,6 +36,67 @@ def test_the_shapes_are_those_of_the_issue() -> None:
 def test_an_unknown_group_is_refused_with_the_known() -> None:
     with pytest.raises(bench.BenchError, match="no group 'cube'; known: talk, bert_large"):
         gemms.shapes_of(SHAPES, ["cube"])
+
+
+def test_the_convolutions_are_the_talks_and_every_one_of_two_networks() -> None:
+    found = convs.shapes_of(BENCH / "conv.csv", ["talk"])
+    # the talk's table of convolutions: N, C, K, H; the last row in both readings
+    assert [(s.n, s.c, s.k, s.h, s.r) for s in found] == [
+        (32, 1024, 2048, 14, 1),
+        (32, 2048, 1024, 14, 1),
+        (32, 2048, 4096, 7, 1),
+        (32, 4096, 2048, 7, 1),
+        (256, 256, 512, 7, 3),
+        (256, 512, 512, 7, 3),
+    ]
+    for make, name in ((_resnext101, "resnext101_32x16d"), (resnet.resnet50, "resnet50")):
+        for batch in (1, 32, 256):
+            rows = sweeps.rows_of(BENCH / "conv.csv", [f"{name}_{batch}"])
+            told = {
+                convs.Shape(*(int(r[n]) for n in convs.Shape._fields)): int(r["count"])
+                for r in rows
+            }
+            assert told == _convolutions(make, batch)
+
+
+def _resnext101() -> nn.Module:
+    return resnet.ResNet(resnet.Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=16)
+
+
+def _convolutions(make: Callable[[], nn.Module], batch: int) -> Counter[convs.Shape]:
+    """The convolutions that are 2:4 of a network, as torchvision runs it at 224 pixels."""
+    with torch.device("meta"):
+        model, found = make().eval(), Counter()
+
+    def note(layer: nn.Conv2d, given: tuple[torch.Tensor]) -> None:
+        walk = *layer.kernel_size, layer.stride[0], layer.padding[0], layer.groups
+        channels = layer.in_channels, layer.out_channels
+        found[convs.Shape(batch, *channels, *given[0].shape[2:], *walk)] += 1
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels > 3:
+            layer.register_forward_pre_hook(note)
+    model(torch.empty(1, 3, 224, 224, device="meta"))
+    return found
+
+
+@pytest.mark.parametrize("dtype", convs.DTYPES)
+def test_a_convolution_is_asked_of_cudnn_and_a_1x1_one_of_cublas_too(dtype) -> None:
+    point = convs.Shape(32, 1024, 2048, 14, 14, 1, 1, 1, 0, 1)
+    asked = convs.problems(point, dtype)
+    problem, backends = asked["same result"]
+    # 32 * 14 * 14 pixels, as the talk's table says of its first row
+    assert (problem.out_features, problem.tokens, problem.in_features) == (2048, 6272, 1024)
+    assert set(backends) == {"sparse24", "dense"}
+    assert asked["as an image"][0].result == problem.result
+    grouped = convs.Shape(256, 512, 512, 56, 56, 3, 3, 1, 1, 32)
+    problem, _ = convs.problems(grouped, dtype)["same result"]
+    assert problem.result == (256 * 56 * 56, 512)
+    assert problem.groups == 32
+    assert problem.bias == (dtype == "float16")
+    assert problem.scale == (dtype == "int8")
+    assert DTYPES[problem.out_type] == getattr(torch, dtype)
+    assert not convs.problems(grouped, dtype)["dense mode"][0].sparse
 
 
 @pytest.mark.parametrize("size", [1000, 3 * 2**20, 2**30])

@@ -1,15 +1,18 @@
 """Dispatch with a clock of our own: what is chosen, kept, explained and written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import sparse24
-from sparse24 import candidates, dispatch, draw, trials
+from sparse24 import build, candidates, dispatch, draw, trials
 from sparse24.bench import BenchError, Timing
 from sparse24.candidates import Choice
+from sparse24.conv_trials import ConvProblem
 from sparse24.dispatch import Measured
+from sparse24.seam import TYPES, Plan
 from sparse24.trials import Problem
 
 OUT, IN = 20, 36
@@ -133,6 +136,23 @@ def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(monkeypatch) ->
     assert found[0].choice == Choice("cusparselt", 4)
 
 
+def test_tiles_are_tried_to_the_last_though_none_of_the_first_fits() -> None:
+    tried = []
+
+    def timed(operands, choice: Choice) -> trials.Trial:
+        tried.append(Plan.of(choice.number).tile if choice != candidates.OURS else None)
+        if tried[-1] is None or tried[-1] == 5:
+            return trials.Trial(choice, Timing(1.0, 1.0, 1.0))
+        words = "a tile may not reach over" if tried[-1] < 7 else trials.NO_TILE
+        return trials.Trial(choice, None, f"sparse24: {words}")
+
+    operands = SimpleNamespace(packed=[SimpleNamespace(backend="sm90")])
+    trials._tried(operands, "sparse24", timed, plans=True)
+    assert set(tried) == {None, *range(8)}
+    # the words are the kernel's
+    assert trials.NO_TILE in (build.SOURCES / "sm90_launch.cuh").read_text()
+
+
 def test_without_a_gpu_measuring_is_a_named_error(dense) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -173,3 +193,62 @@ def test_dense_gives_the_result_of_ours(dtype, tokens) -> None:
     wanted = candidates.ours(x, w, finish)
     eps = torch.finfo(out).eps
     torch.testing.assert_close(found, wanted, rtol=2 * eps, atol=8 * eps)
+
+
+def of_images(choice: Choice, batch: int) -> float | None:
+    """cuDNN for few images, ours for many."""
+    return {"dense": 10, "sparse24": 20 if batch < 8 else 5}[choice.backend]
+
+
+@pytest.fixture
+def images() -> tuple[torch.Tensor, sparse24.SparseConvWeight]:
+    dense = draw.kernel_2to4((12, 8, 3, 3), torch.float16, seed=1)
+    return dense, sparse24.pack_conv2d(dense)
+
+
+def test_a_convolution_takes_what_was_fastest_for_its_image_and_batch(images, store) -> None:
+    dense, w = images
+    sizes = [(2, 6, 5), (32, 6, 5), (2, 9, 9)]
+    given = {"padding": 1, "bias": True, "activation": "relu"}
+    dispatch.tune_conv2d(w, sizes, **given, timer=Clock(of_images), store=store)
+    bias, call = torch.zeros(12), {"padding": 1, "activation": "relu"}
+
+    def chosen(*shape: int, **change: object) -> str:
+        return sparse24.backend(torch.zeros(*shape).half(), w, bias, **(call | change))
+
+    # the mean of 2 and 32 in ratio is 8
+    assert [chosen(n, 8, 6, 5) for n in (1, 8, 9, 64)] == ["dense"] * 2 + ["reference"] * 2
+    assert chosen(64, 8, 9, 9) == "dense"  # measured for 2 of them alone
+    assert chosen(2, 8, 7, 5) == chosen(2, 8, 6, 5, padding=2) == "reference"  # not measured
+    x = torch.randn(2, 8, 6, 5).half()
+    wanted = torch.nn.functional.conv2d(x, dense, bias.half(), padding=1).relu()
+    assert torch.equal(sparse24.conv2d(x, w, bias, **call), wanted)
+    told = sparse24.why(x, w, bias, **call).splitlines()
+    assert told[0].endswith("dilation 1x1: dense, as measured at 2 images")
+    assert "x is copied first" in told[-1]
+
+
+def test_a_1x1_convolution_is_measured_as_a_product(store) -> None:
+    w = sparse24.pack_conv2d(draw.kernel_2to4((20, 36, 1, 1), torch.float16, seed=1))
+    dispatch.tune_conv2d(w, [(2, 2, 4), (4, 8, 8)], timer=Clock(crossing), store=store)
+    assert set(store.found) == {f"20x{t}x36 float16:float16 2:4 bare" for t in (16, 256)}
+    assert sparse24.backend((1, 36, 4, 4), w) == "dense"
+    assert sparse24.backend((4, 36, 8, 8), w) == "reference"
+    assert sparse24.backend((4, 36, 8, 8), w, stride=2) == "reference"
+
+
+def test_a_convolution_that_cudnn_has_not_says_why() -> None:
+    geometry = sparse24.geometry.Geometry((3, 3))
+    problem = ConvProblem(2, 6, 5, 8, 12, 1, geometry, TYPES[torch.int8], TYPES[torch.int32])
+    found = trials.trials(problem, torch.device("cpu"), Clock(of_images))
+    assert [trial.choice.backend for trial in found] == ["sparse24", "dense"]
+    assert found[1].reason == "torch has no convolution of torch.int8 on CUDA"
+    half = problem._replace(element=0, out_type=TYPES[torch.float32])
+    found = trials.trials(half, torch.device("cpu"), Clock(of_images))
+    assert "without scales" in found[1].reason
+
+
+@pytest.mark.parametrize("sizes", [[], [(0, 6, 5)]])
+def test_images_to_measure_at_are_needed(images, store, sizes) -> None:
+    with pytest.raises(ValueError, match=r"give \(batch, height, width\)"):
+        dispatch.tune_conv2d(images[1], sizes, timer=Clock(of_images), store=store)

@@ -11,7 +11,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sparse24.md").read_text(
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["product", "model"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["product", "convolution", "model"])
 def test_the_examples_run(block, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "docs/sparse24.md", "exec"), {})  # noqa: S102
@@ -20,7 +20,7 @@ def test_the_examples_run(block, tmp_path, monkeypatch, capsys) -> None:
 
 def test_every_name_on_the_page_is_public() -> None:
     named = set(re.findall(r"sparse24\.(\w+)\(", "\n".join(BLOCKS)))
-    named |= {"Scales", "weight_gradient", "tune", "backend"}
+    named |= {"Scales", "weight_gradient", "tune", "tune_conv2d", "backend"}
     assert named <= set(sparse24.__all__)
 
 

@@ -219,7 +219,7 @@ def test_the_bare_sums_take_no_epilogue_and_int8_no_gradient() -> None:
     x, bias = draw.operand(3, IN, torch.int8, 6), torch.zeros(OUT)
     with pytest.raises(sparse24.LinearError, match="int32 results are the bare sums"):
         sparse24.linear(x, w, bias)
-    with pytest.raises(sparse24.LinearError, match=r"call linear under torch.no_grad\(\)"):
+    with pytest.raises(sparse24.LinearError, match=r"call it under torch.no_grad\(\)"):
         sparse24.linear(x, w, bias.requires_grad_(), scales=sparse24.Scales())
     with pytest.raises(ValueError, match="has 3 values; the weight has 20"):
         sparse24.linear(x, w, scales=sparse24.Scales(weight=torch.ones(3)))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,9 @@ def gemm_plot(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dict[str, Any]:
-    times = {name: told.get("median_us") for name, told in row["found"].items()}
-    dense = {n: t for n, t in times.items() if t and n not in (*OURS, "cusparselt")}
-    backend = min(dense, key=dense.__getitem__, default=None)
-    ours, theirs = (times.get(name) or float("nan") for name in ("sparse24", "cusparselt"))
+    dense_us, backend, ours = fastest(row)
+    theirs = row["found"].get("cusparselt", {}).get("median_us") or float("nan")
     m, n, k, dtype = (row[name] for name in ("m", "n", "k", "dtype"))
-    dense_us = dense[backend] if backend else float("nan")
     tflops = 2e-6 * m * n * k / ours
     return {
         "m": m, "n": n, "k": k, "dtype": dtype,
@@ -93,10 +91,17 @@ def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dic
     }  # fmt: skip
 
 
-def _texts(row: dict[str, Any]) -> list[Text]:
-    def shown(name: str, form: str) -> str:
-        return DASH if pd.isna(row[name]) else format(row[name], form)
+def fastest(row: dict[str, Any]) -> tuple[float, str | None, float]:
+    """The time and the name of the best dense candidate of a row, and our time; NaN for none."""
+    times = {name: told.get("median_us") for name, told in row["found"].items()}
+    dense = {n: t for n, t in times.items() if t and n not in (*OURS, "cusparselt")}
+    backend = min(dense, key=dense.__getitem__, default=None)
+    nan = float("nan")
+    return dense[backend] if backend else nan, backend, times.get("sparse24") or nan
 
+
+def _texts(row: dict[str, Any]) -> list[Text]:
+    shown = partial(cell, row)
     dense = Text(shown("dense_us", ".1f"), metric=row["dense_backend"] or "")
     return [
         Text(f"{row['m']} x {row['n']} x {row['k']}"),
@@ -109,6 +114,11 @@ def _texts(row: dict[str, Any]) -> list[Text]:
         Text(shown("share_of_ceiling", ".0%")),
         Text(shown("talk", ".2f")),
     ]
+
+
+def cell(row: dict[str, Any], name: str, form: str) -> str:
+    """A number of a row in a format, a dash where it is missing."""
+    return DASH if pd.isna(row[name]) else format(row[name], form)
 
 
 def _talk() -> dict[tuple[int, int, int], float]:

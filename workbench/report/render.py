@@ -8,6 +8,7 @@ from workbench import dag, resolve
 from workbench.files import write_text
 from workbench.record import RecordError
 from workbench.report.cells import Table, Text
+from workbench.report.conv import conv_plot, conv_table
 from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.methods import methods_table
 from workbench.report.tables import study_table
@@ -39,14 +40,15 @@ def made_of(study: str, scale: str, networks: list[str], seeds: list[int], root:
 
 
 def bench_table(name: str, scale: str, root: Path = RESULTS) -> None:
-    """Write the table of a benchmark, `tables/{name}.csv` and `.md`, and of gemm its plot."""
-    make = {"gemm": gemm_table, "throughput": throughput_table}[name]
-    made = make(root / scale / "measurements")
+    """Write the table of a benchmark, `tables/{name}.csv` and `.md`, and its plot if it has one."""
+    tables = {"gemm": gemm_table, "conv": conv_table, "throughput": throughput_table}
+    plots = {"gemm": gemm_plot, "conv": conv_plot}
+    made = tables[name](root / scale / "measurements")
     folder = root / scale / "tables"
     write_text(folder / f"{name}.csv", made.numbers.to_csv(index=False, float_format="%.6g"))
     write_text(folder / f"{name}.md", markdown(made))
-    if name == "gemm":
-        gemm_plot(made.numbers, folder / "gemm.svg")
+    if name in plots:
+        plots[name](made.numbers, folder / f"{name}.svg")
 
 
 def readme_block(scale: str, study: str, root: Path = RESULTS, readme: Path = README) -> None:

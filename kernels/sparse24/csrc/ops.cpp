@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
+#include <vector>
 
 #include "config.h"
 #include "gemm.h"
@@ -137,6 +138,14 @@ int64_t pitch_of(const Tensor& rows, int size) {
   return rows.size(0) == 1 ? (rows.size(1) * size + 15) / 16 * 16 : rows.stride(0) * size;
 }
 
+// The same between the pixels of an image, whose dimensions of one element may have any stride.
+int64_t pixel_pitch_of(const Tensor& image, int size) {
+  for (const int dimension : {2, 1, 0}) {
+    if (image.size(dimension) > 1) return image.stride(dimension) * size;
+  }
+  return (image.size(3) * size + 15) / 16 * 16;
+}
+
 // The result's rows lie a multiple of 16 bytes apart (seam.py's pitch), so that they can be stored
 // by the copy engine and read by the next product.
 Tensor empty_result(Gemm& gemm, int device) {
@@ -180,13 +189,18 @@ Tensor linear(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional
   return out;
 }
 
-// x [batch, height, width, channels], whole; the result is [batch * out_height * out_width, out].
+int out_size(int size, int kernel, int stride, int padding, int dilation) {
+  return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+// x [batch, height, width, channels], channels contiguous and pixels one pitch apart; the pairs are
+// of height and width; the result is [batch * out_height * out_width, out].
 Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::optional<Tensor> residual,
-                std::optional<Tensor> scale, int64_t out_features, int64_t kernel_height,
-                int64_t kernel_width, int64_t stride_height, int64_t stride_width, int64_t padding_height,
-                int64_t padding_width, int64_t dilation_height, int64_t dilation_width, int64_t groups,
-                int64_t element, int64_t out_type, int64_t activation, double residual_scale,
-                double out_scale, bool sparse, int64_t plan) {
+                std::optional<Tensor> scale, int64_t out_features, std::vector<int64_t> kernel,
+                std::vector<int64_t> stride, std::vector<int64_t> padding,
+                std::vector<int64_t> dilation, int64_t groups, int64_t element, int64_t out_type,
+                int64_t activation, double residual_scale, double out_scale, bool sparse,
+                int64_t plan) {
   const int index = x.get_device_index();
   const OnDevice guard(index);
   Gemm gemm = gemm_of(x, packed, bias, residual, scale, out_features, element, out_type, activation,
@@ -196,21 +210,21 @@ Tensor convolve(Tensor x, Tensor packed, std::optional<Tensor> bias, std::option
   c.height = static_cast<int>(x.size(1));
   c.width = static_cast<int>(x.size(2));
   c.channels = static_cast<int>(x.size(3));
-  c.kernel_height = static_cast<int>(kernel_height);
-  c.kernel_width = static_cast<int>(kernel_width);
-  c.stride_height = static_cast<int>(stride_height);
-  c.stride_width = static_cast<int>(stride_width);
-  c.padding_height = static_cast<int>(padding_height);
-  c.padding_width = static_cast<int>(padding_width);
-  c.dilation_height = static_cast<int>(dilation_height);
-  c.dilation_width = static_cast<int>(dilation_width);
+  c.kernel_height = static_cast<int>(kernel.at(0));
+  c.kernel_width = static_cast<int>(kernel.at(1));
+  c.stride_height = static_cast<int>(stride.at(0));
+  c.stride_width = static_cast<int>(stride.at(1));
+  c.padding_height = static_cast<int>(padding.at(0));
+  c.padding_width = static_cast<int>(padding.at(1));
+  c.dilation_height = static_cast<int>(dilation.at(0));
+  c.dilation_width = static_cast<int>(dilation.at(1));
   c.groups = static_cast<int>(groups);
-  c.out_height = (c.height + 2 * c.padding_height - c.dilation_height * (c.kernel_height - 1) - 1) / c.stride_height + 1;
-  c.out_width = (c.width + 2 * c.padding_width - c.dilation_width * (c.kernel_width - 1) - 1) / c.stride_width + 1;
+  c.out_height = out_size(c.height, c.kernel_height, c.stride_height, c.padding_height, c.dilation_height);
+  c.out_width = out_size(c.width, c.kernel_width, c.stride_width, c.padding_width, c.dilation_width);
   const int columns = block_k(size_of(gemm.type));
   gemm.tokens = c.batch * c.out_height * c.out_width;
   gemm.in_features = c.kernel_height * c.kernel_width * ceil_div(c.channels / c.groups, columns) * columns;
-  gemm.x_pitch = c.channels * size_of(gemm.type);
+  gemm.x_pitch = pixel_pitch_of(x, size_of(gemm.type));
   gemm.residual_pitch = residual ? pitch_of(*residual, size_of(gemm.out_type)) : 0;
   gemm.convolution = &c;
   Tensor out = empty_result(gemm, index);
@@ -236,10 +250,13 @@ Tensor unpack_(Tensor packed, int64_t rows, int64_t columns, int64_t element, bo
   return weight;
 }
 
+// groups: of a convolution, 0 for a plain product.
 int64_t plan(int64_t tokens, int64_t in_features, int64_t out_features, int64_t element, bool sparse,
-             int64_t multiprocessors) {
+             int64_t multiprocessors, int64_t groups) {
+  Convolution convolution = {};
+  convolution.groups = static_cast<int>(groups);
   return choose_plan(tokens, in_features, out_features, size_of(static_cast<Type>(element)), sparse,
-                     multiprocessors)
+                     multiprocessors, groups == 0 ? nullptr : &convolution)
       .number();
 }
 

@@ -1,0 +1,108 @@
+"""The convolution benchmark: `python -m sparse24.convs SHAPES.csv OUT.json`, with torch alone.
+
+For each shape and type: cuDNN (channels_last, its best algorithm), cuBLAS where the convolution is
+a product (1x1, stride 1), ours by its best plan, by the cost model's and in dense mode, each with
+the same result: channels_last, with bias in 16 bits, requantized per channel to int8 from int8,
+for which torch has no convolution and dense is our dense mode.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from . import bench, sweeps
+from .conv_trials import ConvProblem
+from .geometry import Geometry
+from .seam import TYPES
+from .trials import Problem, Trial
+
+DTYPES = ("float16", "int8")
+
+
+class Shape(NamedTuple):
+    """Batch, channels in and out, height and width of the input, and the walk; as in cuDNN."""
+
+    n: int
+    c: int
+    k: int
+    h: int
+    w: int
+    r: int
+    s: int
+    stride: int
+    padding: int
+    groups: int
+
+    def geometry(self) -> Geometry:
+        """How the kernel walks."""
+        return Geometry.of((self.r, self.s), self.stride, self.padding)
+
+
+def problems(shape: Shape, dtype: str) -> sweeps.Asked:
+    """What is measured of a shape, by name: a problem and the backends that are asked."""
+    kind = getattr(torch, dtype)
+    element, geometry = TYPES[kind], shape.geometry()
+    n, c, k, h, w, *_ = shape
+    # int8 comes out as int8, else as it went in
+    finish = {"out_type": element, "bias": kind.itemsize == 2, "scale": kind.itemsize == 1}
+    image = ConvProblem(n, h, w, c, k, shape.groups, geometry, element, **finish)
+    full, asked = image, {}
+    if geometry.is_pointwise and shape.groups == 1:
+        full = Problem(n * h * w, k, c, element, **finish)
+        asked["as an image"] = (image, ("dense",))
+    return asked | {
+        "same result": (full, ("sparse24", "dense")),
+        "dense mode": (full._replace(sparse=False), ("sparse24",)),
+        "untuned": (full, ("sparse24",)),
+    }
+
+
+def row(*given: Any) -> dict[str, Any]:
+    """The times of one shape and type on a device: the arguments of Shape, dtype, device."""
+    *sizes, dtype, device = given
+    shape = Shape(*sizes)
+    told = sweeps.measured(problems(shape, dtype), device, _label)
+    return shape._asdict() | {"dtype": dtype} | told
+
+
+def sweep(
+    shapes: list[Shape], dtypes: tuple[str, ...], out: Path, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure what the file does not hold yet, of the same device and kernels, and return it."""
+    keys = [(*shape, dtype) for shape in shapes for dtype in dtypes]
+    named = (*Shape._fields, "dtype")
+    what = "convolutions, 2:4 and dense, microseconds"
+    return sweeps.sweep(what, keys, named, row, out, about)
+
+
+def shapes_of(path: Path, only: list[str]) -> list[Shape]:
+    """The shapes of a csv file with the columns group and those of Shape; of some groups only."""
+    rows = sweeps.rows_of(path, only)
+    return list(dict.fromkeys(Shape(*(int(r[name]) for name in Shape._fields)) for r in rows))
+
+
+def _label(name: str, problem: Problem | ConvProblem, trial: Trial) -> str:
+    if trial.choice.backend != "dense":
+        return sweeps.OURS[name]
+    if isinstance(problem, ConvProblem):
+        return "cuDNN"
+    eight = problem.element == TYPES[torch.int8]
+    return "torch._int_mm, requantized by torch" if eight else "F.linear (cuBLAS)"
+
+
+def main() -> None:
+    """Measure the shapes of a file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", action="append", default=[], help="a group; repeatable")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    given = parser.parse_args()
+    bench.require_gpu()
+    sweep(shapes_of(given.shapes, given.only), tuple(given.dtypes.split(",")), given.out, {})
+
+
+if __name__ == "__main__":
+    main()

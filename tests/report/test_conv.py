@@ -1,0 +1,77 @@
+"""The convolution table from measurements: the talk's rows, the dense, whole networks."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.record import RecordError
+from workbench.report import bench_table
+from workbench.report.conv import COLUMNS, SHAPE, conv_table
+from workbench.resolve import EXPERIMENTS
+
+
+def shapes(group: str) -> list[dict]:
+    with (EXPERIMENTS / "bench" / "conv.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == group]
+    return [{name: int(row[name]) for name in (*SHAPE, "padding", "count")} for row in rows]
+
+
+def row(shape: dict, dtype: str = "float16", **times: float | str) -> dict:
+    found = {
+        name.replace("_", " "): {"median_us": t} if isinstance(t, float) else {"reason": t}
+        for name, t in times.items()
+    }
+    return shape | {"dtype": dtype, "found": found}
+
+
+def written(tmp_path: Path, rows: list[dict]) -> Path:
+    folder = tmp_path / "lite" / "measurements"
+    folder.mkdir(parents=True)
+    told = {"method": "graphs", "facts": {"device": "Card", "torch": "2.11"}, "rows": rows}
+    (folder / "conv.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_the_talks_rows_stand_beside_its_speedups_the_fifth_in_both_readings(tmp_path) -> None:
+    rows = [row(shape, cuDNN=30.0, sparse24=20.0) for shape in shapes("talk")]
+    rows.append(row(shapes("talk")[0], "int8", cuDNN="none", sparse24_dense_mode=9.0, sparse24=6.0))
+    frame = conv_table(written(tmp_path, rows)).numbers
+    assert tuple(frame.columns) == COLUMNS
+    # the talk's table of convolutions, in its order; the last twice
+    assert frame.talk.tolist()[:6] == [1.52, 1.77, 1.64, 1.75, 1.85, 1.85]
+    assert frame.isna().talk.tolist() == [False] * 6 + [True]
+    assert frame.speedup_vs_dense.tolist() == [1.5] * 7
+    assert frame.dense_backend.tolist() == ["cuDNN"] * 6 + ["sparse24 dense mode"]
+
+
+def test_a_network_measured_whole_has_its_time_weighted_speedup(tmp_path) -> None:
+    layers = shapes("resnet50_32")
+    rows = [row(shape, cuDNN=10.0, sparse24=20.0) for shape in layers]
+    rows[0] = row(layers[0], cuDNN=10.0, sparse24=1.0)
+    assert layers[0]["count"] == 1  # the 64 to 64 1x1 of the first block alone
+    assert sum(layer["count"] for layer in layers) == 52  # 53 convolutions but the stem
+    notes = [text for _, text in conv_table(written(tmp_path, rows)).notes]
+    # 520 us dense; ours 51 * 20 + 1; the fastest of each 51 * 10 + 1
+    wanted = "resnet50, batch 32, float16: 0.51x over all its 52 2:4 convolutions, 1.02x where"
+    assert any(text.startswith(wanted) for text in notes)
+    assert not any("resnext101" in text for text in notes)
+
+
+def test_csv_markdown_and_bars_are_written_and_a_missing_time_is_a_dash(tmp_path) -> None:
+    grouped = next(s for s in shapes("resnext101_32x16d_256") if s["groups"] == 32)
+    written(tmp_path, [row(grouped, cuDNN=9.0, sparse24="no tile", sparse24_untuned=2.0)])
+    bench_table("conv", "lite", tmp_path)
+    folder = tmp_path / "lite" / "tables"
+    assert folder.joinpath("conv.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    line = "| 256 | 512 → 512 | 56 x 56 | 3 x 3 | 32 | float16 | 9.0 cuDNN | – | – | – |"
+    assert line in folder.joinpath("conv.md").read_text().splitlines()
+    bars = folder.joinpath("conv.svg").read_text()
+    assert "resnext101_32x16d, batch 256" in bars
+    assert "resnet50, batch 256" in bars
+
+
+def test_without_measurements_the_table_says_what_to_run(tmp_path) -> None:
+    with pytest.raises(RecordError, match="run `workbench bench conv` on a GPU"):
+        conv_table(tmp_path)

@@ -1,0 +1,164 @@
+"""The table and the bars of the convolution benchmark, from its measurements alone."""
+
+import csv
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+from workbench.report.cells import Table, Text
+from workbench.report.gemm import cell, fastest, measurement
+from workbench.report.style import MUTED, PALETTE, STYLE, panel
+from workbench.resolve import EXPERIMENTS
+
+SHAPE = ("n", "c", "k", "h", "w", "r", "s", "stride", "groups")
+COLUMNS = (
+    *SHAPE, "dtype", "dense_us", "dense_backend", "sparse24_us", "speedup_vs_dense", "talk",
+)  # fmt: skip
+HEADER = (
+    "Batch", "Channels", "Image", "Kernel", "Groups", "Type", "Dense", "sparse24", "Speedup",
+    "Talk",
+)  # fmt: skip
+BARS = 256  # the batch whose layers are drawn
+
+
+def conv_table(measurements: Path) -> Table:
+    """A row per shape and type; RecordError where the folder lacks the measurements.
+
+    Dense is the fastest of the libraries and of our kernel's dense mode; ours the best plan.
+    """
+    told, talk = measurement(measurements, "conv"), _talk()
+    frame = pd.DataFrame([_numbers(row, talk) for row in told["rows"]], columns=COLUMNS)
+    facts = told["facts"]
+    notes = [
+        ("", told["method"] + "."),
+        ("", "Times in microseconds; channels in to out, images as they come in."),
+        ("", "Dense is the fastest of cuDNN (channels_last), of cuBLAS for a 1x1, and of our "
+             "kernel's dense mode, as named; INT8 is requantized to INT8."),
+        ("", "Talk: the speedup printed there, on an A100; its fifth row lacks the kernel and may "
+             "have 256 or 512 channels, so that both are here."),
+        *(("", text) for text in _weighted(frame)),
+        ("", ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")),
+    ]  # fmt: skip
+    return Table(
+        name="conv",
+        title=f"Convolutions, 2:4 against dense, on {facts['device']}",
+        header=list(HEADER),
+        rows=[_texts(row) for row in frame.to_dict("records")],
+        notes=notes,
+        numbers=frame,
+    )
+
+
+@mpl.rc_context(STYLE)
+def conv_plot(frame: pd.DataFrame, path: Path) -> None:
+    """Write the speedup over dense of each layer of the networks as bars, as svg.
+
+    A panel per network, at the largest batch, a color per type.
+    """
+    networks = {name: layers for (name, n), layers in _layers().items() if n == BARS}
+    figure, axes = panel(9.0, 3.2 * len(networks))
+    axes.remove()
+    for place, (name, layers) in enumerate(networks.items(), 1):
+        axes = figure.add_subplot(len(networks), 1, place)
+        seen = [dict(zip(SHAPE, shape, strict=True)) for shape in layers]
+        for at, (color, (dtype, rows)) in enumerate(
+            zip(PALETTE, frame.groupby("dtype", sort=False), strict=False)
+        ):
+            found = rows.drop_duplicates(SHAPE).set_index(list(SHAPE)).speedup_vs_dense
+            heights = [found.get(shape, float("nan")) for shape in layers]
+            middles = [i + 0.4 * at for i in range(len(layers))]
+            axes.bar(middles, heights, 0.4, color=color, label=dtype)
+        axes.axhline(1, color=MUTED, linewidth=1)
+        axes.set_xticks([i + 0.2 for i in range(len(seen))], [_name(row) for row in seen])
+        axes.tick_params(axis="x", labelrotation=90, labelsize=6)
+        axes.set(title=f"{name}, batch {BARS}", ylabel="speedup over dense")
+        axes.legend(ncols=2)
+    figure.patch.set(visible=True, facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _numbers(row: dict[str, Any], talk: dict[tuple[int, ...], float]) -> dict[str, Any]:
+    dense_us, backend, ours = fastest(row)
+    key = tuple(row[name] for name in ("n", "c", "k", "h", "r"))
+    is_talk = row["dtype"] == "float16" and row["stride"] == row["groups"] == 1
+    return {name: row[name] for name in (*SHAPE, "dtype")} | {
+        "dense_us": dense_us,
+        "dense_backend": backend,
+        "sparse24_us": ours,
+        "speedup_vs_dense": dense_us / ours,
+        "talk": talk.get(key) if is_talk else None,
+    }
+
+
+def _texts(row: dict[str, Any]) -> list[Text]:
+    shown = partial(cell, row)
+    stride = f" / {row['stride']}" if row["stride"] > 1 else ""
+    return [
+        Text(str(row["n"])),
+        Text(f"{row['c']} → {row['k']}"),
+        Text(f"{row['h']} x {row['w']}"),
+        Text(f"{row['r']} x {row['s']}{stride}"),
+        Text(str(row["groups"])),
+        Text(row["dtype"]),
+        Text(shown("dense_us", ".1f"), metric=row["dense_backend"] or ""),
+        Text(shown("sparse24_us", ".1f")),
+        Text(shown("speedup_vs_dense", ".2f")),
+        Text(shown("talk", ".2f")),
+    ]
+
+
+def _weighted(frame: pd.DataFrame) -> Iterator[str]:
+    """For each network, batch and type: the speedup of all its convolutions that are 2:4."""
+    for (network, batch), layers in _layers().items():
+        for dtype, rows in frame.groupby("dtype", sort=False):
+            known = rows.drop_duplicates(SHAPE).set_index(list(SHAPE))
+            times = known.reindex(list(layers))[["dense_us", "sparse24_us"]]
+            if times.isna().any(axis=None):
+                continue  # not measured whole
+            times = times.mul(list(layers.values()), axis=0)
+            dense, dispatched = times.dense_us.sum(), times.min(axis=1).sum()
+            yield (
+                f"{network}, batch {batch}, {dtype}: {dense / times.sparse24_us.sum():.2f}x over "
+                f"all its {sum(layers.values())} 2:4 convolutions, {dense / dispatched:.2f}x where "
+                "each runs what is fastest."
+            )
+
+
+def _layers() -> dict[tuple[str, int], dict[tuple[int, ...], int]]:
+    """How often each shape occurs in a network, by network and batch."""
+    found: dict[tuple[str, int], dict[tuple[int, ...], int]] = {}
+    with (EXPERIMENTS / "bench" / "conv.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["group"] == "talk":
+                continue
+            name = row["group"].removesuffix(f"_{row['n']}")
+            shape = tuple(int(row[column]) for column in SHAPE)
+            found.setdefault((name, int(row["n"])), {})[shape] = int(row["count"])
+    return found
+
+
+def _talk() -> dict[tuple[int, ...], float]:
+    """The talk's speedups by batch, channels in and out, image and kernel.
+
+    Its row of a 3x3 kernel fits a layer of ResNet-50 only with as many channels in as out: both.
+    """
+    found = {}
+    with (EXPERIMENTS / "talk" / "conv.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            names = ("N", "C", "K", "H", "R_inferred")
+            n, c, k, h, r = (int(row[name]) for name in names)
+            found[n, c, k, h, r] = float(row["speedup_sparse_vs_dense"])
+            if r == 3:
+                found[n, k, k, h, r] = found[n, c, k, h, r]
+    return found
+
+
+def _name(row: dict[str, int]) -> str:
+    stride = f"/{row['stride']}" if row["stride"] > 1 else ""
+    groups = f" g{row['groups']}" if row["groups"] > 1 else ""
+    return f"{row['c']}→{row['k']} {row['r']}x{row['s']}{stride}{groups} {row['h']}²"
