@@ -10,8 +10,9 @@ from pathlib import Path
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "runuser")
 # the snakemake plugin's jobs look for the configuration here, whatever SLURM_CONF says
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
+NAME = "ClusterName=workbench_loopback"  # tells what a killed test left from a SLURM in use
 CONF = """
-ClusterName=loopback
+{name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
 SlurmUser=root
@@ -51,7 +52,7 @@ def absent() -> str:
         return f"not installed: {', '.join(missing)} (apt-get install slurmctld slurmd munge)"
     if os.geteuid() != 0:
         return "only root can start SLURM"
-    if CONFIGURATION.exists():
+    if CONFIGURATION.exists() and NAME not in CONFIGURATION.read_text():
         return f"{CONFIGURATION} is there: this machine has a SLURM of its own"
     return ""
 
@@ -72,7 +73,7 @@ class Slurm:
         (folder / "completed").touch()
         for path in (munge, munge / "key"):
             shutil.chown(path, "munge", "munge")
-        CONFIGURATION.write_text(CONF.format(host=socket.gethostname(), folder=folder))
+        CONFIGURATION.write_text(CONF.format(name=NAME, host=socket.gethostname(), folder=folder))
         CONFIGURATION.with_name("gres.conf").write_text(GRES)
         files = [f"--{name}-file={munge}/{name}" for name in ("pid", "log", "seed")]
         link = munge / "socket"
