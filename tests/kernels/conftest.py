@@ -134,8 +134,9 @@ def emulator(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Emulato
     # nvcc finds CUDA's headers and hands a .cpp to the host's compiler; -Bsymbolic: the emulator's
     # cudaGetDevice, not that of the runtime which torch has loaded
     line = [compiler, "-O1", "-std=c++17", "-shared", "-cudart", "none", "-Xcompiler", host]
-    line += ["-Xlinker", "-Bsymbolic", f"-I{EMULATOR}", f"-I{build.SOURCES}"]
-    line += [str(EMULATOR / "emulated.cpp"), "-o", str(library)]
+    line += ["-Xlinker", "-Bsymbolic", f"-I{build.SOURCES}"]
+    line += [str(EMULATOR / name) for name in ("emulated.cpp", "threads.cpp")]
+    line += ["-o", str(library)]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Emulator(library)

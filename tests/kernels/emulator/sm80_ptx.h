@@ -13,35 +13,16 @@ inline void cp_async(uint32_t to, const void* from, int bytes) {
   if (to % 16 != 0 || to + 16 > sizeof(shared)) fail("cp.async writes where it cannot");
   if (bytes < 0 || bytes > 16) fail("cp.async of other than 0 to 16 bytes");
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("cp.async from an unaligned address");
-  bool is_readable = bytes == 0;
-  for (auto& range : settings.readable) {
-    const auto* begin = static_cast<const uint8_t*>(from);
-    is_readable |= begin >= range[0] && begin + bytes <= range[1];
-  }
-  if (!is_readable) fail("cp.async reads outside x and the weight");
-  Thread& thread = threads[current];
-  if (thread.groups.empty()) thread.groups.emplace_back();
-  thread.groups.back().push_back({shared + to, from, bytes});
-  if (settings.copies_are_late) return;
-  std::memset(shared + to, 0, 16);
-  if (bytes > 0) std::memcpy(shared + to, from, bytes);
+  if (!is_readable(from, bytes)) fail("cp.async reads outside x and the weight");
+  start_copy([=] {
+    std::memset(shared + to, 0, 16);
+    if (bytes > 0) std::memcpy(shared + to, from, bytes);
+  });
 }
-inline void cp_async_commit_group() {
-  auto& groups = emulator::threads[emulator::current].groups;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();
-}
+inline void cp_async_commit_group() { emulator::commit_group(); }
 template <int kLeft>
 void cp_async_wait_group() {
-  auto& groups = emulator::threads[emulator::current].groups;
-  while (static_cast<int>(groups.size()) > kLeft + 1) {  // the last is still open
-    for (const emulator::Copy& copy : groups.front()) {
-      if (!emulator::settings.copies_are_late) break;
-      std::memset(copy.to, 0, 16);
-      if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
-    }
-    groups.erase(groups.begin());
-  }
+  emulator::wait_group(kLeft);
 }
 
 inline void ldmatrix_x4(uint32_t (&out)[4], uint32_t from) {
