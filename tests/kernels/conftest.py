@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sparse24 import build
 from sparse24.layout import packed_shape
-from sparse24.seam import TYPES
+from sparse24.seam import TYPES, Plan
 
 EMULATOR = Path(__file__).parent / "emulator"
+HOPPER_PARTS = ("state", "copies", "tensor_map", "wgmma")
 PACKED_POISON = 0x5A
 
 
@@ -44,8 +45,21 @@ class Gemm(ctypes.Structure):
     ]
 
 
+class Convolution(ctypes.Structure):
+    """struct Convolution of csrc/gemm.h."""
+
+    _fields_ = [
+        (name, ctypes.c_int)
+        for name in (
+            "batch height width channels out_height out_width kernel_height kernel_width "
+            "stride_height stride_width padding_height padding_width dilation_height "
+            "dilation_width groups"
+        ).split()
+    ]
+
+
 class Emulator:
-    """The kernels' sources, compiled for the CPU."""
+    """pack.cu and the sm_80 kernel, compiled for the CPU."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -126,17 +140,78 @@ def compiler() -> str:
         pytest.skip(str(error))
 
 
+def compile_for_cpu(compiler: str, out: Path, sources: list[Path], *flags: str) -> Path:
+    """Compiles and links sources (where `out` is an .o, one source, unlinked); returns `out`."""
+    host = "-U_FORTIFY_SOURCE,-w,-fPIC"  # threads are coroutines by longjmp, which fortify forbids
+    # nvcc finds CUDA's headers and hands a .cpp to the host's compiler; -Bsymbolic: the emulator's
+    # cudaGetDevice, not that of the runtime which torch has loaded
+    kind = ["-c"] if out.suffix == ".o" else ["-shared", "-cudart", "none", "-Xlinker", "-Bsymbolic"]
+    line = [compiler, "-std=c++17", "-Xcompiler", host, *kind, *flags, *map(str, sources)]
+    done = subprocess.run([*line, "-o", str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class Hopper:
+    """The sm_90 kernel, compiled for the CPU: a library for each type and form, made when asked for."""
+
+    def __init__(self, compiler: str, folder: Path, sources: Path, tiles: int = 127) -> None:
+        """`tiles`: bit i says that config.h's tile i is compiled."""
+        self._compiler, self._folder, self._sources, self._tiles = compiler, folder, sources, tiles
+        self._libraries: dict[tuple[torch.dtype, bool], ctypes.CDLL] = {}
+
+    def gemm(
+        self,
+        dtype: torch.dtype,
+        plan: Plan,
+        readable: Tensor,
+        multiprocessors: int = 1,
+        copies_are_late: bool = False,
+        last_warp_first: bool = False,
+        **fields: int | float | None,
+    ) -> str | None:
+        """What the kernel returned; None is success. `readable` is the packed weight."""
+        library = self._library(dtype, bool(fields["sparse"]))
+        ends = readable.data_ptr(), readable.data_ptr() + readable.nbytes
+        wrong = library.emulated_sm90(
+            ctypes.byref(Gemm(**fields)),
+            ctypes.c_int64(plan.number()),
+            multiprocessors,
+            copies_are_late,
+            last_warp_first,
+            (ctypes.c_void_p * 4)(*ends, *ends),
+        )
+        self.bank_conflicts: int = library.emulator_bank_conflicts()
+        return wrong and wrong.decode()
+
+    def _library(self, dtype: torch.dtype, sparse: bool) -> ctypes.CDLL:
+        if (dtype, sparse) not in self._libraries:
+            name = {0: "f16", 1: "bf16", 2: "s8", 3: "e4m3"}[TYPES[dtype]]
+            flags = [f"-DEMULATED_TYPE={name}", f"-DEMULATED_SPARSE={str(sparse).lower()}"]
+            flags += [f"-DEMULATED_TILES={self._tiles}", "-O1", f"-I{self._sources}"]
+            path = self._folder / f"{name}_{'sparse' if sparse else 'dense'}.so"
+            parts = [EMULATOR / "sm90_emulated.cpp", *sorted(self._core().glob("*.o"))]
+            library = ctypes.CDLL(str(compile_for_cpu(self._compiler, path, parts, *flags)))
+            library.emulated_sm90.restype = ctypes.c_char_p
+            self._libraries[dtype, sparse] = library
+        return self._libraries[dtype, sparse]
+
+    def _core(self) -> Path:
+        """The folder of the emulator's own objects, which see no kernel."""
+        folder = self._folder.parent / "core"
+        if not folder.exists():
+            folder.mkdir()
+            for name in ("threads", *(f"sm90_{part}" for part in HOPPER_PARTS)):
+                compile_for_cpu(
+                    self._compiler, folder / f"{name}.o", [EMULATOR / f"{name}.cpp"],
+                    "-O3", f"-I{build.SOURCES}",
+                )  # fmt: skip
+        return folder
+
+
 @pytest.fixture(scope="session")
 def emulator(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     """pack.cu and the sm_80 kernel, compiled for the CPU against the emulator."""
     library = tmp_path_factory.mktemp("emulator") / "emulated.so"
-    host = "-U_FORTIFY_SOURCE,-w,-fPIC"  # threads are coroutines by longjmp, which fortify forbids
-    # nvcc finds CUDA's headers and hands a .cpp to the host's compiler; -Bsymbolic: the emulator's
-    # cudaGetDevice, not that of the runtime which torch has loaded
-    line = [compiler, "-O1", "-std=c++17", "-shared", "-cudart", "none", "-Xcompiler", host]
-    line += ["-Xlinker", "-Bsymbolic", f"-I{build.SOURCES}"]
-    line += [str(EMULATOR / name) for name in ("emulated.cpp", "threads.cpp")]
-    line += ["-o", str(library)]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Emulator(library)
+    sources = [EMULATOR / "emulated.cpp", EMULATOR / "threads.cpp"]
+    return Emulator(compile_for_cpu(compiler, library, sources, "-O1", f"-I{build.SOURCES}"))

@@ -95,13 +95,8 @@ void mma_sp(Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_
     accumulate(lanes, [&](int row, int column) {
       double sum = 0;
       for (int group = 0; group < 16 / size_of(kType); ++group) {
-        const int first_lane = 4 * (row % 8);
-        // 16 bits: the selected pair of lanes, a half word for each of the rows g and g + 8.
-        // 8 bits: all four lanes, bit 0 of the lane is the row's half, bit 1 that of K.
-        const uint32_t nibble =
-            size_of(kType) == 2
-                ? lanes[first_lane + 2 * kSelector + group / 4]->e >> (row / 8 * 16 + group % 4 * 4) & 15
-                : lanes[first_lane + row / 8 + 2 * (group / 8)]->e >> group % 8 * 4 & 15;
+        const uint32_t nibble = nibble_of([&](int lane) { return lanes[4 * (row % 8) + lane]->e; },
+                                          size_of(kType), kSelector, row / 8, group);
         const int kept[] = {static_cast<int>(nibble & 3), static_cast<int>(nibble >> 2)};
         for (int i = 0; i < 2; ++i) {
           const double value = value_of_a<kType>(lanes, row, 2 * group + i);
