@@ -1,7 +1,9 @@
 """The CUDA toolkit's parts that tests of the kernels need, and the emulator that runs kernels."""
 
 import ctypes
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from sparse24.layout import packed_shape
 from sparse24.seam import TYPES, Plan
 
 EMULATOR = Path(__file__).parent / "emulator"
-HOPPER_PARTS = ("state", "copies", "tensor_map", "wgmma")
+HOPPER_PARTS = ("sm90_state", "sm90_wgmma", "sm90_copies", "sm90_tensor_map", "threads")
 PACKED_POISON = 0x5A
 
 
@@ -184,6 +186,11 @@ class Hopper:
         self.bank_conflicts: int = library.emulator_bank_conflicts()
         return wrong and wrong.decode()
 
+    @staticmethod
+    def convolution(*sizes: int) -> Convolution:
+        """In the order of gemm.h's struct."""
+        return Convolution(*sizes)
+
     def _library(self, dtype: torch.dtype, sparse: bool) -> ctypes.CDLL:
         if (dtype, sparse) not in self._libraries:
             name = {0: "f16", 1: "bf16", 2: "s8", 3: "e4m3"}[TYPES[dtype]]
@@ -201,12 +208,13 @@ class Hopper:
         folder = self._folder.parent / "core"
         if not folder.exists():
             folder.mkdir()
-            for name in ("threads", *(f"sm90_{part}" for part in HOPPER_PARTS)):
-                compile_for_cpu(
-                    self._compiler, folder / f"{name}.o", [EMULATOR / f"{name}.cpp"],
-                    "-O3", f"-I{build.SOURCES}",
-                )  # fmt: skip
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda part: self._compile_part(folder, part), HOPPER_PARTS))
         return folder
+
+    def _compile_part(self, folder: Path, part: str) -> None:
+        flags = "-O3", f"-I{build.SOURCES}"  # gemm.h's types
+        compile_for_cpu(self._compiler, folder / f"{part}.o", [EMULATOR / f"{part}.cpp"], *flags)
 
 
 @pytest.fixture(scope="session")
@@ -215,3 +223,12 @@ def emulator(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Emulato
     library = tmp_path_factory.mktemp("emulator") / "emulated.so"
     sources = [EMULATOR / "emulated.cpp", EMULATOR / "threads.cpp"]
     return Emulator(compile_for_cpu(compiler, library, sources, "-O1", f"-I{build.SOURCES}"))
+
+
+@pytest.fixture(scope="session")
+def hopper(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Hopper:
+    """The sm_90 kernel of $SPARSE24_CSRC, by default this checkout's, every tile of it."""
+    sources = Path(os.environ.get("SPARSE24_CSRC", build.SOURCES))
+    folder = tmp_path_factory.mktemp("hopper") / "kernel"
+    folder.mkdir()
+    return Hopper(compiler, folder, sources)
