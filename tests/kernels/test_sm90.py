@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse24 import draw, layout, reference
-from sparse24.seam import ACTIVATIONS, ELEMENTS, OUTPUTS, TYPES, Plan
+from sparse24.seam import ACTIVATIONS, ELEMENTS, OUTPUTS, TYPES
+from tests.kernels.call import EXACT, POISON, Call, Convolution, operands, pitched, start, whole
 
 NAMES = [str(dtype).removeprefix("torch.") for dtype in ELEMENTS]
 every_type = pytest.mark.parametrize("dtype", ELEMENTS, ids=NAMES)
@@ -17,71 +18,6 @@ both_forms = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "de
 # rows and tokens of config.h's tiles
 TILES = [(256, 128), (128, 256), (128, 128), (128, 64), (64, 64), (64, 16), (64, 128)]
 every_tile = pytest.mark.parametrize("tile", range(7), ids=[f"{r}x{t}" for r, t in TILES])
-EXACT = {torch.int8: torch.int32}  # the out type that holds whole sums; else float32
-COLUMNS = 300  # no multiple of a block; three blocks of 8-bit types, five of 16-bit ones
-POISON = 77.0
-
-
-def whole(values: Tensor) -> Tensor:
-    """Small whole numbers, whose sums are exact in float32 whatever their order."""
-    return values if values.dtype == torch.int8 else (2 * values.float()).round().to(values.dtype)
-
-
-def pitched(values: Tensor, more: int = 1) -> Tensor:
-    """The same rows, a multiple of 16 bytes apart and poison between."""
-    step = 16 // values.itemsize
-    wide = torch.full((len(values), -(-values.shape[1] // step + -more) * step), POISON)
-    wide = wide.to(values.dtype)
-    wide[:, : values.shape[1]] = values
-    return wide[:, : values.shape[1]]
-
-
-def operands(
-    features: int, tokens: int, dtype: torch.dtype, columns: int = COLUMNS
-) -> tuple[Tensor, Tensor]:
-    x = pitched(whole(draw.operand(tokens, columns, dtype, seed=1)))
-    return x, whole(draw.weight_2to4(features, columns, dtype, seed=2, holes=0.2))
-
-
-def start(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-class Call:
-    """A call of sm90_gemm; `out` is part of a poisoned tensor, `gap` elements wider than it."""
-
-    def __init__(
-        self, x: Tensor, weight: Tensor, sparse: bool, out: torch.dtype, gap: int | None = None
-    ) -> None:
-        """x [tokens, in], or an image [n, h, w, c] with `convolution` set later."""
-        (features, columns), tokens = weight.shape, x.shape[0]
-        gap = (-features) % 16 if gap is None else gap
-        self.x, self.packed, self.dtype = x, layout.pack(weight, sparse), x.dtype
-        self.wide = torch.full((tokens + 2, features + gap), POISON).to(out)
-        self.out = self.wide[1:-1, :features]
-        self.fields = {
-            "tokens": tokens,
-            "in_features": columns,
-            "out_features": features,
-            "type": TYPES[x.dtype],
-            "out_type": TYPES[out],
-            "sparse": sparse,
-            "x": start(x),
-            "x_pitch": x.stride(-2) * x.itemsize,
-            "weight": start(self.packed),
-            "out": start(self.out),
-            "out_pitch": self.wide.stride(0) * out.itemsize,
-            "residual_scale": 1.0,
-            "out_scale": 1.0,
-        }
-
-    def run(self, hopper, tile: int, **settings) -> str | None:
-        plan = Plan(tile, *settings.pop("cluster", (1, 1)), settings.pop("raster", 1))
-        wrong = hopper.gemm(self.dtype, plan, self.packed, **settings, **self.fields)
-        around = self.wide.clone()
-        around[1:-1, : self.out.shape[1]] = POISON
-        assert bool((around == POISON).all()), "wrote outside its rows or columns"
-        return wrong
 
 
 def some_tiles(tile: int) -> tuple[int, int]:
@@ -202,7 +138,9 @@ def test_a_row_has_the_same_bits_in_every_batch_and_tile(hopper, sparse) -> None
     x = draw.operand(100, 512, torch.float16, seed=5)
     many = Call(x, weight, sparse, torch.float16)
     assert many.run(hopper, 0) is None
-    for tile, (first, last) in enumerate([(0, 100), (0, 1), (37, 41), (0, 60), (50, 100), (0, 100)]):
+    for tile, (first, last) in enumerate(
+        [(0, 100), (0, 1), (37, 41), (0, 60), (50, 100), (0, 100)]
+    ):
         few = Call(x[first:last], weight, sparse, torch.float16)
         assert few.run(hopper, tile + 1) is None
         assert torch.equal(few.out, many.out[first:last])
@@ -246,7 +184,7 @@ def test_a_convolution_is_that_of_torch(hopper, dtype, sparse, case) -> None:
     )  # fmt: skip
     x = pitched(image)
     sizes = (BATCH, HEIGHT, WIDTH, channels, out_height, out_width)
-    convolution = hopper.convolution(*sizes, *kernel, *stride, *padding, *dilation, groups)
+    convolution = Convolution(*sizes, *kernel, *stride, *padding, *dilation, groups)
     call.fields |= {
         "x": start(x),
         "x_pitch": x.stride(0) * x.itemsize,

@@ -69,6 +69,7 @@ inline void bulk_wait_group() { emulator::wait_group(0); }
 inline void fence_proxy_async() { emulator::fence_proxy(); }
 
 inline uint32_t cluster_rank() { return emulator::rank; }
+inline uint32_t cluster_blocks() { return static_cast<uint32_t>(emulator::cluster.size()); }
 inline void cluster_sync() { emulator::cluster_barrier(); }
 inline void wait_for_kernel_before() {
   emulator::hopper_block().has_waited_for_kernel_before[emulator::current] = true;

@@ -88,6 +88,7 @@ HopperBlock& hopper_block(int of_rank) { return blocks[of_rank]; }
 
 Mbarrier& mbarrier_at(int of_rank, uint32_t address) {
   if (of_rank < 0 || of_rank >= static_cast<int>(blocks.size())) fail("the cluster has no such block");
+  if (of_rank != rank && cluster[of_rank].is_done()) fail("a block of the cluster ended too early");
   const auto found = blocks[of_rank].mbarriers.find(address);
   if (found == blocks[of_rank].mbarriers.end()) fail("there is no mbarrier at this address");
   if (!found->second.is_visible) fail("an mbarrier is used before the fence of its init");

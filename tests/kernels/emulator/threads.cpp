@@ -3,7 +3,7 @@
 
 #include <ucontext.h>
 
-#include <cstdio>
+#include <string>
 
 namespace emulator {
 
@@ -98,16 +98,22 @@ void prepare(Block& block, int index, int thread_count) {
   }
 }
 
+// Says of everything that is waited for which thread waits first.
 void require_that_all_are_done() {
-  static char words[200];
+  static std::string words;
+  std::map<std::string, std::string> first;
   for (const Block& block : cluster) {
     for (const Thread& thread : block.threads) {
       if (thread.is_done) continue;
-      std::snprintf(words, sizeof(words), "a thread waits for ever: thread %u of block %u for %s",
-                    thread.index.x, block.index.x, thread.awaited);
-      fail(words);
+      first.emplace(thread.awaited,
+                    "thread " + std::to_string(thread.index.x) + " of block " + std::to_string(block.index.x));
     }
   }
+  if (first.empty()) return;
+  words = "a thread waits for ever:";
+  for (const auto& [awaited, who] : first) words += " " + who + " for " + awaited + ";";
+  words.pop_back();
+  fail(words.c_str());
 }
 
 }  // namespace

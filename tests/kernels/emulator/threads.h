@@ -5,6 +5,7 @@
 #pragma once
 #include <vector_functions.h>
 
+#include <algorithm>
 #include <csetjmp>
 #include <cstdint>
 #include <cstring>
@@ -59,6 +60,9 @@ struct Block {
   std::vector<uint8_t> memory;  // its shared memory while another block's is in place
 
   uint8_t* bytes();  // its shared memory, wherever that is
+  bool is_done() const {
+    return std::all_of(threads.begin(), threads.end(), [](const Thread& thread) { return thread.is_done; });
+  }
 };
 
 inline Settings settings;
