@@ -37,10 +37,10 @@ FAULTS = {
     "staging that is not swizzled": (STORE, r"chunk \^ \(token & 7\)", "chunk", "another product"),
     "no fence before the store": (STORE, r"fence_proxy_async\(\);", "", "proxy fence"),
     "no barrier before the store": (
-        STORE, r"(fence_proxy_async\(\);\s*)named_barrier[^;]*;", r"\1", "proxy fence",
+        STORE, r"named_barrier\([^;]*;(?=[^;]*(?:;[^;]*){0,2}store_tensor_2d)", "", "proxy fence",
     ),
     "staging reused under the store": (
-        "sm90_*.cuh", r"bulk_wait_group_read<\w+>\(\);", "", "another product",
+        "sm90_*.cuh", r"bulk_wait_group_read<[^;]*;", "", "another product",
     ),
     "a block that ends before its stores": (
         GEMM, r"if \(thread == 0\) bulk_wait_group\(\);", "", "store is under way",
