@@ -1,6 +1,7 @@
 """SparseWeight: a 2:4 weight that holds its packed copy and nothing else."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from .seam import DTYPES, TYPES
 PACKED, HEADER = "packed", "header"  # the entries of a state dict
 
 
-class PackedWeight:
+class PackedWeight(ABC):
     """What packed weights share: the packed bytes, and how they are kept, moved and written.
 
     Immutable, but for the copies in other forms that dispatch may add where they are measured to
@@ -38,14 +39,14 @@ class PackedWeight:
         """Bytes of the packed copy."""
         return self.packed.nbytes
 
+    @abstractmethod
     def header(self) -> Tensor:
         """What the packed tensor does not say itself, int64; the layout's version comes first."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def read_header(values: Tensor) -> tuple:
         """What a header says, in the order of `__init__`; PackError if it is of another version."""
-        raise NotImplementedError
 
     def of(self, packed: Tensor) -> Self:
         """The weight of other bytes of the same form, not tuned."""
