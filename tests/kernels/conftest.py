@@ -1,120 +1,12 @@
 """The CUDA toolkit's parts that tests of the kernels need, and the emulator that runs kernels."""
 
-import ctypes
-import subprocess
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from sparse24 import build
-from sparse24.layout import packed_shape
-from sparse24.seam import TYPES
-
-EMULATOR = Path(__file__).parent / "emulator"
-PACKED_POISON = 0x5A
-
-
-class Gemm(ctypes.Structure):
-    """struct Gemm of csrc/gemm.h."""
-
-    _fields_ = [
-        ("tokens", ctypes.c_int),
-        ("in_features", ctypes.c_int),
-        ("out_features", ctypes.c_int),
-        ("type", ctypes.c_int),
-        ("out_type", ctypes.c_int),
-        ("sparse", ctypes.c_bool),
-        ("x", ctypes.c_void_p),
-        ("x_pitch", ctypes.c_int64),
-        ("weight", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("out_pitch", ctypes.c_int64),
-        ("scale", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("bias_type", ctypes.c_int),
-        ("residual", ctypes.c_void_p),
-        ("residual_pitch", ctypes.c_int64),
-        ("residual_scale", ctypes.c_float),
-        ("out_scale", ctypes.c_float),
-        ("activation", ctypes.c_int),
-        ("convolution", ctypes.c_void_p),
-        ("stream", ctypes.c_void_p),
-    ]
-
-
-class Emulator:
-    """The kernels' sources, compiled for the CPU."""
-
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
-        for name in ("emulated_gemm", "emulated_pack", "emulated_unpack"):
-            getattr(self._library, name).restype = ctypes.c_char_p
-
-    def gemm(
-        self,
-        readable: tuple[Tensor, Tensor],
-        copies_are_late: bool = False,
-        last_warp_first: bool = False,
-        capability: int = 89,
-        shared_limit: int = 163 * 1024,
-        **fields: int | float | None,
-    ) -> str | None:
-        """What sm80_gemm returned on one multiprocessor; None is success.
-
-        `readable` are the storages that cp.async may read; how the emulator orders copies and warps
-        is said in emulator/cuda.h.
-        """
-        ends = [at for t in readable for at in (t.data_ptr(), t.data_ptr() + t.nbytes)]
-        ranges = (ctypes.c_void_p * 4)(*ends)
-        self._library.emulator_set(
-            copies_are_late, last_warp_first, capability, shared_limit, ranges
-        )
-        wrong = self._library.emulated_gemm(ctypes.byref(Gemm(**fields)), 1)
-        return wrong and wrong.decode()
-
-    @property
-    def bank_conflicts(self) -> int:
-        """Of the last product's ldmatrix."""
-        return self._library.emulator_bank_conflicts()
-
-    @property
-    def threads(self) -> int:
-        """In a block of the last launch."""
-        return self._library.emulator_threads()
-
-    def pack(self, weight: Tensor, sparse: bool) -> tuple[Tensor, int]:
-        """The packed weight, poisoned before, and the index of its first bad group."""
-        rows, columns = weight.shape
-        packed = torch.full(
-            packed_shape(rows, columns, weight.dtype, sparse), PACKED_POISON, dtype=torch.uint8
-        )
-        bad = ctypes.c_int64(-1)
-        wrong = self._library.emulated_pack(
-            ctypes.c_void_p(weight.data_ptr()),
-            ctypes.c_int64(weight.stride(0) * weight.itemsize),
-            rows,
-            columns,
-            TYPES[weight.dtype],
-            sparse,
-            ctypes.c_void_p(packed.data_ptr()),
-            ctypes.byref(bad),
-        )
-        assert wrong is None, wrong.decode()
-        return packed, bad.value
-
-    def unpack(self, packed: Tensor, out: Tensor, sparse: bool) -> None:
-        """Writes the weight to `out`, whose rows may lie apart."""
-        wrong = self._library.emulated_unpack(
-            ctypes.c_void_p(packed.data_ptr()),
-            *out.shape,
-            TYPES[out.dtype],
-            sparse,
-            ctypes.c_void_p(out.data_ptr()),
-            ctypes.c_int64(out.stride(0) * out.itemsize),
-        )
-        assert wrong is None, wrong.decode()
+from tests.kernels.emulated import EMULATOR, Emulator, Hopper, compile_for_cpu, hopper_core
 
 
 @pytest.fixture(scope="session")
@@ -130,12 +22,13 @@ def compiler() -> str:
 def emulator(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Emulator:
     """pack.cu and the sm_80 kernel, compiled for the CPU against the emulator."""
     library = tmp_path_factory.mktemp("emulator") / "emulated.so"
-    host = "-U_FORTIFY_SOURCE,-w,-fPIC"  # threads are coroutines by longjmp, which fortify forbids
-    # nvcc finds CUDA's headers and hands a .cpp to the host's compiler; -Bsymbolic: the emulator's
-    # cudaGetDevice, not that of the runtime which torch has loaded
-    line = [compiler, "-O1", "-std=c++17", "-shared", "-cudart", "none", "-Xcompiler", host]
-    line += ["-Xlinker", "-Bsymbolic", f"-I{EMULATOR}", f"-I{build.SOURCES}"]
-    line += [str(EMULATOR / "emulated.cpp"), "-o", str(library)]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Emulator(library)
+    sources = [EMULATOR / "emulated.cpp", EMULATOR / "threads.cpp"]
+    return Emulator(compile_for_cpu(compiler, library, sources, "-O1", f"-I{build.SOURCES}"))
+
+
+@pytest.fixture(scope="session")
+def hopper(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Hopper:
+    """The sm_90 kernel of $SPARSE24_CSRC, by default this checkout's, every tile of it."""
+    sources = Path(os.environ.get("SPARSE24_CSRC", build.SOURCES))
+    folder = tmp_path_factory.mktemp("hopper")
+    return Hopper(compiler, folder, sources, hopper_core(compiler, folder))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse24 import draw, layout, reference
+from sparse24 import draw, reference
 from sparse24.seam import ACTIVATIONS, ELEMENTS, OUTPUTS, TYPES
+from tests.kernels.call import COLUMNS, EXACT, POISON, Call, operands, start
 
 NAMES = [str(dtype).removeprefix("torch.") for dtype in ELEMENTS]
 every_type = pytest.mark.parametrize("dtype", ELEMENTS, ids=NAMES)
@@ -16,64 +17,6 @@ both_forms = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "de
 TILES = {"256x128": (200, 100), "128x128": (124, 120), "64x32": (70, 3)}
 every_tile = pytest.mark.parametrize("size", TILES.values(), ids=TILES)
 every_order = pytest.mark.parametrize("order", list(product([False, True], repeat=2)), ids=str)
-EXACT = {torch.int8: torch.int32}  # the out type that holds whole sums; else float32
-COLUMNS = 300  # no multiple of a block; three blocks of 8-bit types, five of 16-bit ones
-POISON = 77.0
-
-
-def whole(values: Tensor) -> Tensor:
-    """Small whole numbers, whose sums are exact in float32 whatever their order."""
-    return values if values.dtype == torch.int8 else (2 * values.float()).round().to(values.dtype)
-
-
-def operands(
-    features: int, tokens: int, dtype: torch.dtype, columns: int = COLUMNS
-) -> tuple[Tensor, Tensor]:
-    """x [tokens, columns], its rows a multiple of 16 bytes apart and poison between; a weight."""
-    step = 16 // dtype.itemsize
-    x = torch.full((tokens, -(-columns // step) * step + step), POISON).to(dtype)
-    x[:, :columns] = whole(draw.operand(tokens, columns, dtype, seed=1))
-    return x[:, :columns], whole(draw.weight_2to4(features, columns, dtype, seed=2, holes=0.2))
-
-
-def start(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def storage(tensor: Tensor) -> Tensor:
-    return torch.tensor([], dtype=tensor.dtype).set_(tensor.untyped_storage())
-
-
-class Call:
-    """A call of sm80_gemm; `out` is part of a poisoned tensor."""
-
-    def __init__(self, x: Tensor, weight: Tensor, sparse: bool, out: torch.dtype, gap: int = 8):
-        (tokens, columns), features = x.shape, weight.shape[0]
-        self.x, self.packed = x, layout.pack(weight, sparse)
-        self.wide = torch.full((tokens + 2, features + gap), POISON).to(out)
-        self.out = self.wide[1:-1, :features]
-        self.fields = {
-            "tokens": tokens,
-            "in_features": columns,
-            "out_features": features,
-            "type": TYPES[x.dtype],
-            "out_type": TYPES[out],
-            "sparse": sparse,
-            "x": start(x),
-            "x_pitch": x.stride(0) * x.itemsize,
-            "weight": start(self.packed),
-            "out": start(self.out),
-            "out_pitch": self.out.stride(0) * out.itemsize,
-            "residual_scale": 1.0,
-            "out_scale": 1.0,
-        }
-
-    def run(self, emulator, **settings) -> str | None:
-        wrong = emulator.gemm((storage(self.x), self.packed), **settings, **self.fields)
-        around = self.wide.clone()
-        around[1:-1, : self.out.shape[1]] = POISON
-        assert bool((around == POISON).all()), "wrote outside its rows or columns"
-        return wrong
 
 
 @every_type

@@ -15,33 +15,22 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kDenseChunks = kBlockRows * kBlockBytesOfK / 16 / kThreads;  // of a thread
 
-__device__ __forceinline__ unsigned long long lower(unsigned long long a, unsigned long long b) {
-  return a < b ? a : b;
-}
-
 // Remembers the lowest bad group among the whole grid's; every thread of a warp calls it.
 __device__ __forceinline__ void report(const PackArguments& a, unsigned long long bad) {
   constexpr unsigned kAll = 0xffffffff;
   if (!__any_sync(kAll, bad != ~0ull)) return;
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
-    bad = lower(bad, __shfl_xor_sync(kAll, bad, distance));
+    const unsigned long long other = __shfl_xor_sync(kAll, bad, distance);
+    bad = other < bad ? other : bad;
   }
   if (threadIdx.x % 32 == 0) atomicMin(a.bad, bad);
 }
 
-// The group at word `i` of a row's words; groups of 16-bit types take two.
-template <Type kType, int kWords>
-__device__ __forceinline__ Group<kType> group_at(const uint32_t (&words)[kWords], int i) {
-  if (size_of(kType) == 1) return {words[i]};
-  return {words[i] | uint64_t{words[i + 1]} << 32};
-}
-
+// The index of the group of a byte of a row.
 template <Type kType>
-__device__ __forceinline__ unsigned long long bad_index(const PackArguments& a, int row, int64_t at,
-                                                        int word) {
-  const int64_t group = (at + 4 * word) / (4 * size_of(kType));
-  return static_cast<unsigned long long>(row) * ceil_div(a.columns, 4) + group;
+__device__ __forceinline__ unsigned long long index_of(const PackArguments& a, int row, int64_t at) {
+  return static_cast<unsigned long long>(row) * ceil_div(a.columns, 4) + at / (4 * size_of(kType));
 }
 
 template <Type kType>
@@ -57,25 +46,19 @@ __global__ void __launch_bounds__(kThreads) pack_sparse_kernel(const PackArgumen
     load_bytes<kSize>(a, row_block * kBlockRows + piece.row,
                       int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter, words[i]);
   }
-  unsigned long long bad = ~0ull;
-  uint32_t nibbles[2];
+  uint32_t nibbles[2] = {}, bad = 0;  // a bit for each group, the lowest first
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const Piece piece = piece_of<kSize>(thread, i);
     uint32_t values[4] = {};
-    nibbles[i] = 0;
 #pragma unroll
-    for (int j = kGroups - 1; j >= 0; --j) {
-      const Group<kType> group = group_at<kType>(words[i], j * kSize);
+    for (int j = 0; j < kGroups; ++j) {
+      const Group<kType> group = {words[i][j * kSize], words[i][j * kSize + kSize - 1]};
       const int nonzero = group.nonzero();
       const uint32_t nibble = Group<kType>::nibble(nonzero);
       nibbles[i] |= nibble << 4 * j;
       values[j * kSize / 2] |= group.kept(nibble) << (kSize == 1 ? j % 2 * 16 : 0);
-      if (__popc(nonzero) > 2 || !group.is_finite()) {
-        bad = lower(bad, bad_index<kType>(a, row_block * kBlockRows + piece.row,
-                                          int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter,
-                                          j * kSize));
-      }
+      bad |= static_cast<uint32_t>(group.is_bad(nonzero)) << (i * kGroups + j);
     }
     *reinterpret_cast<uint4*>(block + swizzled<64>(piece.row, piece.quarter)) =
         make_uint4(values[0], values[1], values[2], values[3]);
@@ -83,7 +66,15 @@ __global__ void __launch_bounds__(kThreads) pack_sparse_kernel(const PackArgumen
   uint8_t* metadata = block + kValueBytes;
   if (kSize == 2) reinterpret_cast<uint32_t*>(metadata)[thread] = nibbles[0] | nibbles[1] << 16;
   if (kSize == 1) reinterpret_cast<uint2*>(metadata)[thread] = make_uint2(nibbles[0], nibbles[1]);
-  report(a, bad);
+  unsigned long long lowest = ~0ull;
+  if (bad != 0) {
+    const int first = __ffs(bad) - 1;
+    const Piece piece = piece_of<kSize>(thread, first / kGroups);
+    lowest = index_of<kType>(a, row_block * kBlockRows + piece.row,
+                             int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter +
+                                 first % kGroups * 4 * kSize);
+  }
+  report(a, lowest);
 }
 
 template <Type kType>
@@ -98,19 +89,23 @@ __global__ void __launch_bounds__(kThreads) pack_dense_kernel(const PackArgument
   for (int i = 0; i < kDenseChunks; ++i) {
     load_bytes<kSize>(a, row_block * kBlockRows + first_row + kThreads / 8 * i, at, words[i]);
   }
-  unsigned long long bad = ~0ull;
+  uint32_t bad = 0;  // a bit for each word, the lowest first
 #pragma unroll
   for (int i = 0; i < kDenseChunks; ++i) {
-    const int row = first_row + kThreads / 8 * i;
 #pragma unroll
-    for (int j = 0; j < 4; j += kSize) {
-      if (group_at<kType>(words[i], j).is_finite()) continue;
-      bad = lower(bad, bad_index<kType>(a, row_block * kBlockRows + row, at, j));
+    for (int j = 0; j < 4; ++j) {
+      bad |= static_cast<uint32_t>(Group<kType>::not_finite(words[i][j]) != 0) << (4 * i + j);
     }
-    *reinterpret_cast<uint4*>(block + swizzled<128>(row, chunk)) =
+    *reinterpret_cast<uint4*>(block + swizzled<128>(first_row + kThreads / 8 * i, chunk)) =
         make_uint4(words[i][0], words[i][1], words[i][2], words[i][3]);
   }
-  report(a, bad);
+  unsigned long long lowest = ~0ull;
+  if (bad != 0) {
+    const int first = __ffs(bad) - 1;
+    lowest = index_of<kType>(a, row_block * kBlockRows + first_row + kThreads / 8 * (first / 4),
+                             at + first % 4 * 4);
+  }
+  report(a, lowest);
 }
 
 // Unpacking moves bits alone: one instance serves all types of a size.
@@ -144,9 +139,9 @@ __global__ void __launch_bounds__(kThreads) unpack_sparse_kernel(const PackArgum
 #pragma unroll
     for (int j = 0; j < kGroups; ++j) {
       const uint32_t two = kSize == 2 ? kept[j * kSize / 2] : kept[j * kSize / 2] >> j % 2 * 16;
-      const uint64_t bits = Group<kType>::of(two, nibbles[i] >> 4 * j & 15).bits;
-      words[j * kSize] = static_cast<uint32_t>(bits);
-      if (kSize == 2) words[j * kSize + kSize - 1] = static_cast<uint32_t>(bits >> 32);
+      const Group<kType> group = Group<kType>::of(two, nibbles[i] >> 4 * j & 15);
+      words[j * kSize] = group.low;
+      if (kSize == 2) words[j * kSize + kSize - 1] = group.high;
     }
     store_bytes<kSize>(a, row_block * kBlockRows + piece.row,
                        int64_t{k_block} * kBlockBytesOfK + 32 * piece.quarter, words);

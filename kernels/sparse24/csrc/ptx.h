@@ -1,10 +1,12 @@
 // Hopper's instructions, one inline function each, named after the instruction it wraps.
+// (The emulator in tests/kernels takes the place of all that are assembly, hence a guard with a name.)
 #pragma once
 #include <cuda.h>
 #include <cstdint>
 
 namespace sparse24 {
 
+#ifndef SPARSE24_PTX
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -199,6 +201,7 @@ template <int kLeft>
 __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
 }
+#endif  // SPARSE24_PTX
 // K-major operand in shared memory with rows of `kRowBytes` (64 or 128), swizzled by as much.
 template <int kRowBytes>
 __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {

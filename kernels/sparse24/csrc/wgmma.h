@@ -21,6 +21,7 @@ struct Accumulator<Type::s8> {
 template <Type kType, bool kSparse, int kTokens>
 struct Wgmma;
 
+#ifndef SPARSE24_WGMMA  // the emulator in tests/kernels takes the place of what follows
 #define S24_REGS_8 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define S24_REGS_16 S24_REGS_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define S24_REGS_32 \
@@ -91,5 +92,6 @@ S24_WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36")
 S24_WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68")
 S24_WGMMA(192, 96, "%96", "%97", "%98", "%99", "%100")
 S24_WGMMA(256, 128, "%128", "%129", "%130", "%131", "%132")
+#endif  // SPARSE24_WGMMA
 
 }  // namespace sparse24

@@ -13,35 +13,16 @@ inline void cp_async(uint32_t to, const void* from, int bytes) {
   if (to % 16 != 0 || to + 16 > sizeof(shared)) fail("cp.async writes where it cannot");
   if (bytes < 0 || bytes > 16) fail("cp.async of other than 0 to 16 bytes");
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("cp.async from an unaligned address");
-  bool is_readable = bytes == 0;
-  for (auto& range : settings.readable) {
-    const auto* begin = static_cast<const uint8_t*>(from);
-    is_readable |= begin >= range[0] && begin + bytes <= range[1];
-  }
-  if (!is_readable) fail("cp.async reads outside x and the weight");
-  Thread& thread = threads[current];
-  if (thread.groups.empty()) thread.groups.emplace_back();
-  thread.groups.back().push_back({shared + to, from, bytes});
-  if (settings.copies_are_late) return;
-  std::memset(shared + to, 0, 16);
-  if (bytes > 0) std::memcpy(shared + to, from, bytes);
+  if (!is_readable(from, bytes)) fail("cp.async reads outside x and the weight");
+  start_copy([=] {
+    std::memset(shared + to, 0, 16);
+    if (bytes > 0) std::memcpy(shared + to, from, bytes);
+  });
 }
-inline void cp_async_commit_group() {
-  auto& groups = emulator::threads[emulator::current].groups;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();
-}
+inline void cp_async_commit_group() { emulator::commit_group(); }
 template <int kLeft>
 void cp_async_wait_group() {
-  auto& groups = emulator::threads[emulator::current].groups;
-  while (static_cast<int>(groups.size()) > kLeft + 1) {  // the last is still open
-    for (const emulator::Copy& copy : groups.front()) {
-      if (!emulator::settings.copies_are_late) break;
-      std::memset(copy.to, 0, 16);
-      if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
-    }
-    groups.erase(groups.begin());
-  }
+  emulator::wait_group(kLeft);
 }
 
 inline void ldmatrix_x4(uint32_t (&out)[4], uint32_t from) {
@@ -114,13 +95,8 @@ void mma_sp(Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[4], uint32_
     accumulate(lanes, [&](int row, int column) {
       double sum = 0;
       for (int group = 0; group < 16 / size_of(kType); ++group) {
-        const int first_lane = 4 * (row % 8);
-        // 16 bits: the selected pair of lanes, a half word for each of the rows g and g + 8.
-        // 8 bits: all four lanes, bit 0 of the lane is the row's half, bit 1 that of K.
-        const uint32_t nibble =
-            size_of(kType) == 2
-                ? lanes[first_lane + 2 * kSelector + group / 4]->e >> (row / 8 * 16 + group % 4 * 4) & 15
-                : lanes[first_lane + row / 8 + 2 * (group / 8)]->e >> group % 8 * 4 & 15;
+        const uint32_t nibble = nibble_of([&](int lane) { return lanes[4 * (row % 8) + lane]->e; },
+                                          size_of(kType), kSelector, row / 8, group);
         const int kept[] = {static_cast<int>(nibble & 3), static_cast<int>(nibble >> 2)};
         for (int i = 0; i < 2; ++i) {
           const double value = value_of_a<kType>(lanes, row, 2 * group + i);

@@ -1,4 +1,4 @@
-// The numbers that the bits of each element type stand for.
+// What bits stand for: the numbers of each element type, and the metadata of a sparse product.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -26,6 +26,16 @@ double value_at(const uint32_t* word, int byte) {
     case Type::e4m3: return (bits & 0x7f) == 0x7f ? NAN : decoded(bits & 0xff, 4, 3);
     default: return static_cast<int8_t>(bits);
   }
+}
+
+// A group's nibble of metadata (second << 2 | first of its two kept columns), as mma.sp and wgmma.sp
+// of 32 stored bytes have it: `word(lane)` is that of the four lanes that hold row `half` * 8 + their own.
+// 16 bits: the selected pair of lanes, a half word for each half. 8 bits: all four, bit 0 of the
+// lane is the half, bit 1 that of K.
+template <class Word>
+uint32_t nibble_of(Word word, int size, int selector, int half, int group) {
+  if (size == 2) return word(2 * selector + group / 4) >> (half * 16 + group % 4 * 4) & 15;
+  return word(half + 2 * (group / 8)) >> group % 8 * 4 & 15;
 }
 
 }  // namespace sparse24
