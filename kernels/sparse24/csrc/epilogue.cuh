@@ -88,6 +88,11 @@ struct Epilogue {
   __device__ __forceinline__ float bias_of(int feature) const {
     return bias == nullptr ? 0.0f : load_as_float(bias, bias_type, feature);
   }
+  // A bias as its bits were loaded: of a 16-bit type in the low half.
+  __device__ __forceinline__ float as_float(uint32_t bits) const {
+    if (bias_type == Type::f16) return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
+    return __uint_as_float(bias_type == Type::bf16 ? bits << 16 : bits);
+  }
   __device__ __forceinline__ float residual_of(int token, int feature) const {
     if (residual == nullptr) return 0.0f;
     return load_as_float(static_cast<const char*>(residual) + token * residual_pitch, out_type, feature);
@@ -102,6 +107,21 @@ struct Epilogue {
     activate(values, activation);
 #pragma unroll
     for (float& value : values) value *= out_scale;
+  }
+  // The same with the activation known: kActivation is a GELU, or relu for "at least `least`".
+  template <Activation kActivation, int kCount>
+  __device__ __forceinline__ void finish(float (&values)[kCount], float least) const {
+#pragma unroll
+    for (float& value : values) {
+      if constexpr (kActivation == Activation::gelu_tanh) {
+        value = gelu_tanh(value);
+      } else if constexpr (kActivation == Activation::gelu_erf) {
+        value = gelu_erf(value);
+      } else {
+        value = value < least ? least : value;
+      }
+      value *= out_scale;
+    }
   }
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
     float value[1] = {linear(sum, scale, bias, residual)};

@@ -63,9 +63,9 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
 template <class Shape>
 __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const CUtensorMap& residual_map,
                                              const Sm90Arguments& arguments, Schedule schedule,
-                                             uint32_t x_at, uint32_t weight_at, uint32_t staging,
+                                             uint32_t x_at, uint32_t weight_at, uint32_t buffers,
                                              void* plain, uint32_t full, uint32_t empty,
-                                             uint32_t residual_barrier, int rank_m, int rank_n) {
+                                             uint32_t residual_barriers, int rank_m, int rank_n) {
   using Sum = typename Accumulator<Shape::kType>::type;
   const int warpgroup = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
   const int cluster_m = arguments.cluster_m, cluster_n = arguments.cluster_n;
@@ -82,16 +82,15 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
   const uint32_t my_weight = weight_at + warpgroup * Shape::kRowSteps * Shape::kBlockBytes;
   const Epilogue& epilogue = arguments.epilogue;
   const bool has_residual = epilogue.has_residual() && arguments.stores_by_copy_engine;
-  uint32_t residual_phase = 0;
+  Staging<Shape> staging = {&out_map, &residual_map, buffers, residual_barriers, warpgroup, thread};
   Ring<Shape::kStages> ring;
   for (; !schedule.done(); schedule.next()) {
     int m, n;
     schedule.place(m, n);
     const int feature = (m * cluster_m + rank_m) * Shape::kRows + row;
     const int token = (n * cluster_n + rank_n) * Shape::kTokens;
-    // Asked for before the products, which hide how long these take to come.
     if (has_residual && thread == 0) {
-      sm90_load_residual<Shape>(residual_map, epilogue, staging, residual_barrier, feature, token);
+      staging.load_first_residuals(feature, token, epilogue.out_size());
     }
     const Affine<Shape::kRowSteps> affine(epilogue, feature + 16 * (thread / 32) + lane / 4,
                                           arguments.features);
@@ -112,20 +111,11 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
                               thread);
       continue;
     }
-    if (has_residual) {
-      mbarrier_wait(residual_barrier, residual_phase);
-      residual_phase ^= 1;
-    } else if (thread == 0) {
-      bulk_wait_group_read<0>();
-    }
-    named_barrier(1 + warpgroup, 128);
     if (epilogue.out_size() == 2) {
-      sm90_store_tile<Shape, 2>(sums, affine, out_map, epilogue, staging, feature, token, warpgroup,
-                                thread);
+      sm90_store_tile<Shape, 2>(sums, affine, epilogue, staging, feature, token);
     } else {
       if constexpr (Shape::kSize == 1) {
-        sm90_store_tile<Shape, 1>(sums, affine, out_map, epilogue, staging, feature, token, warpgroup,
-                                  thread);
+        sm90_store_tile<Shape, 1>(sums, affine, epilogue, staging, feature, token);
       }
     }
   }
@@ -157,7 +147,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
       mbarrier_init(empty + 8 * i,
                     4 * Shape::kWarpgroups * (arguments.cluster_m + arguments.cluster_n - 1));
     }
-    for (int i = 0; i < Shape::kWarpgroups; ++i) mbarrier_init(residual_barriers + 8 * i, 1);
+    for (int i = 0; i < Shape::kWarpgroups * Shape::kBuffers; ++i) {
+      mbarrier_init(residual_barriers + 8 * i, 1);
+    }
     fence_mbarrier_init();
   }
   __syncthreads();
@@ -177,10 +169,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   } else {
     setmaxnreg_increase<224>();
     const int warpgroup = role - 1;
-    const uint32_t staging = staging_at + warpgroup * Shape::kStagingBytes;
+    const uint32_t buffers = staging_at + warpgroup * Shape::kStagingBytes;
     sm90_consume<Shape>(out_map, residual_map, arguments, schedule, x_at, weight_at,
-                        staging, shared + (staging - shared_address(shared)), full, empty,
-                        residual_barriers + 8 * warpgroup, rank_m, rank_n);
+                        buffers, shared + (buffers - shared_address(shared)), full, empty,
+                        residual_barriers + 8 * Shape::kBuffers * warpgroup, rank_m, rank_n);
   }
   // A block must outlive what others of its cluster still copy into it or tell it. (Asked anew, so
   // that no register is kept for it.)

@@ -67,10 +67,10 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
                         gemm.x_pitch, x_rows, block_k(size));
   if (wrong == nullptr && arguments.stores_by_copy_engine) {
     wrong = encode_rows(&out_map, map_type(gemm.out_type), out_size, gemm.out, gemm.tokens,
-                        gemm.out_features, gemm.out_pitch, Shape::kTokens, 64);
+                        gemm.out_features, gemm.out_pitch, Shape::kPart, 64);
     if (wrong == nullptr && gemm.residual != nullptr) {
       wrong = encode_rows(&residual_map, map_type(gemm.out_type), out_size, gemm.residual, gemm.tokens,
-                          gemm.out_features, gemm.residual_pitch, Shape::kTokens, 64);
+                          gemm.out_features, gemm.residual_pitch, Shape::kPart, 64);
     }
   }
   if (wrong != nullptr) return wrong;

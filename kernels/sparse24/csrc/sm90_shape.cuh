@@ -33,17 +33,20 @@ struct Sm90Shape {
   static constexpr int kTokenBytes = kTokens * kBlockBytesOfK;
   static constexpr int kWeightRowBytes = kSparse ? 64 : 128;
   static constexpr int kSteps = kWeightRowBytes / 32;  // wgmmas along one block of K
-  // A warpgroup stages its whole tile, as kRowSteps slabs of kTokens x 64 features of 2 bytes.
-  static constexpr int kSlabBytes = kTokens * 128;
-  static constexpr int kStagingBytes = kRowSteps * kSlabBytes;
-  static constexpr int kChunk = kTokens < 32 ? kTokens : 32;  // tokens finished at once
+  // A warpgroup's tile leaves in parts of 64 features x kPart tokens, of at most 2 bytes each, by
+  // turns through kBuffers buffers, so that the copy engine reads one while the next is written.
+  static constexpr int kPart = kTokens < 64 ? kTokens : 64;
+  static constexpr int kParts = kRowSteps * kTokens / kPart;
+  static constexpr int kPartBytes = kPart * 128;
+  static constexpr int kBuffers = 3;
+  static constexpr int kStagingBytes = kBuffers * kPartBytes;  // per warpgroup
   static constexpr int kBudget = 227 * 1024 - 2048 - kWarpgroups * kStagingBytes;
   static constexpr int kFit = kBudget / (kWeightBytes + kTokenBytes);
   static constexpr int kStages = kFit > 8 ? 8 : kFit;
   static constexpr int kSharedBytes =
       2048 + kStages * (kWeightBytes + kTokenBytes) + kWarpgroups * kStagingBytes;
   static_assert(kStages >= 2, "a tile must leave room for two stages");
-  static_assert(kTokens % kChunk == 0 && kChunk % 16 == 0, "stmatrix stores 16 tokens at once");
+  static_assert(kTokens % kPart == 0 && kPart % 16 == 0, "stmatrix stores 16 tokens at once");
 };
 
 // Walks the tiles of the persistent cluster: `raster` tiles along features before the next tokens.

@@ -26,35 +26,51 @@ __device__ __forceinline__ uint32_t from_pairs(uint32_t word, int lane) {
   return __byte_perm(low, high, row & 1 ? 0x7531 : 0x6420);
 }
 
-// Scale and bias of the features g and g + 8 of each of a thread's row steps.
+// Scale and bias of the features g and g + 8 of each of a thread's row steps. Both are asked for
+// before the products and first looked at behind them, so the bias stays as it was loaded.
 template <int kRowSteps>
 struct Affine {
-  float scale[kRowSteps][2], bias[kRowSteps][2];
+  float scale[kRowSteps][2];
+  uint32_t bias[kRowSteps][2];
 
   __device__ __forceinline__ Affine(const Epilogue& epilogue, int feature, int features) {
+    int at[2 * kRowSteps];  // features beyond the last are never stored: any value will do
 #pragma unroll
-    for (int i = 0; i < 2 * kRowSteps; ++i) {
-      const int at = feature + 64 * (i / 2) + 8 * (i % 2);
-      scale[i / 2][i % 2] = at < features ? epilogue.scale_of(at) : 0.0f;
-      bias[i / 2][i % 2] = at < features ? epilogue.bias_of(at) : 0.0f;
+    for (int i = 0; i < 2 * kRowSteps; ++i) at[i] = min(feature + 64 * (i / 2) + 8 * (i % 2), features - 1);
+    load(at, epilogue.scale != nullptr, &scale[0][0], 1.0f,
+         [&](int i) { return epilogue.scale[i]; });
+    const bool is_wide = epilogue.bias_type == Type::f32;
+    load(at, epilogue.bias != nullptr && is_wide, &bias[0][0], 0u,
+         [&](int i) { return static_cast<const uint32_t*>(epilogue.bias)[i]; });
+    if (epilogue.bias != nullptr && !is_wide) {
+      load(at, true, &bias[0][0], 0u,
+           [&](int i) -> uint32_t { return static_cast<const uint16_t*>(epilogue.bias)[i]; });
     }
+  }
+
+ private:
+  template <class Value, class Read>
+  static __device__ __forceinline__ void load(const int (&at)[2 * kRowSteps], bool is_there, Value* values,
+                                              Value otherwise, Read read) {
+#pragma unroll
+    for (int i = 0; i < 2 * kRowSteps; ++i) values[i] = is_there ? read(at[i]) : otherwise;
   }
 };
 
-// One chunk (kChunk tokens x 64 features) to its place in a slab, where its residual lies.
-template <class Shape, int kOutSize, class Sum>
-__device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epilogue, uint32_t slab, int token,
-                                           const float (&scale)[2], const float (&bias)[2], int warp,
-                                           int lane) {
-  constexpr int kValues = Shape::kChunk / 2;  // of every 8 tokens: feature g twice, g + 8 twice
+// 64 features x kTokens of a part into its buffer, where their residual lies.
+template <int kTokens, int kOutSize, Activation kActivation, class Sum>
+__device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epilogue, float least,
+                                           uint32_t buffer, const float (&scale)[2], const float (&bias)[2],
+                                           int warp, int lane) {
+  constexpr int kValues = kTokens / 2;  // of every 8 tokens: feature g twice, g + 8 twice
   constexpr int kWords = kValues * kOutSize / 4;
   constexpr int kStep = kOutSize == 2 ? 4 : 2;  // words of 16 tokens
   uint32_t at[kWords / kStep], words[kWords];
 #pragma unroll
   for (int t = 0; t < kWords / kStep; ++t) {
     const int matrix = lane >> 3;
-    const int row = token + 16 * t + 8 * (kOutSize == 2 ? matrix >> 1 : matrix & 1) + (lane & 7);
-    at[t] = slab + staging_offset<kOutSize>(row, kOutSize == 2 ? 2 * warp + (matrix & 1) : warp);
+    const int row = 16 * t + 8 * (kOutSize == 2 ? matrix >> 1 : matrix & 1) + (lane & 7);
+    at[t] = buffer + staging_offset<kOutSize>(row, kOutSize == 2 ? 2 * warp + (matrix & 1) : warp);
   }
   float values[kValues];
 #pragma unroll
@@ -73,7 +89,7 @@ __device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epil
     }
     epilogue.template add_residual<kOutSize>(values, words);
   }
-  epilogue.finish(values);
+  epilogue.template finish<kActivation>(values, least);
   epilogue.template pack<kOutSize>(values, words);
 #pragma unroll
   for (int t = 0; t < kWords / kStep; ++t) {
@@ -86,52 +102,113 @@ __device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epil
   }
 }
 
-// A finished warpgroup's tile through its staging buffer; the stores run on under the next tile.
-template <class Shape, int kOutSize, class Sum>
-__device__ __forceinline__ void sm90_store_tile(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
-                                                const Affine<Shape::kRowSteps>& affine,
-                                                const CUtensorMap& out_map, const Epilogue& epilogue,
-                                                uint32_t staging, int feature, int token, int warpgroup,
-                                                int thread) {
+// What a warpgroup's tiles leave through: its buffers, one after the other, and who waits for what.
+template <class Shape>
+struct Staging {
+  const CUtensorMap* out_map;
+  const CUtensorMap* residual_map;
+  uint32_t buffers, barriers;  // a barrier for the residual of each buffer
+  int warpgroup, thread;
+  Ring<Shape::kBuffers> ring = {};
+
+  __device__ __forceinline__ uint32_t buffer(int slot) const { return buffers + slot * Shape::kPartBytes; }
+
+  // By one thread: has the residual of the part `ahead` parts from here copied into its buffer.
+  __device__ __forceinline__ void load_residual(int ahead, int part, int feature, int token,
+                                                int out_size) const {
+    const int slot = (ring.stage + ahead) % Shape::kBuffers;
+    mbarrier_arrive_expect_tx(barriers + 8 * slot, Shape::kPart * 64 * out_size);
+    copy_tensor_2d(buffer(slot), residual_map, feature_of(part, feature), token_of(part, token),
+                   barriers + 8 * slot);
+  }
+  // Before the products, which hide how long the first residuals take to come.
+  __device__ __forceinline__ void load_first_residuals(int feature, int token, int out_size) const {
+    bulk_wait_group_read<0>();  // the tile before has left the buffers
 #pragma unroll
-  for (int i = 0; i < Shape::kRowSteps; ++i) {
-#pragma unroll
-    for (int t = 0; t < Shape::kTokens; t += Shape::kChunk) {
-      sm90_stage<Shape, kOutSize>(sums[i] + t / 2, epilogue, staging + i * Shape::kSlabBytes, t,
-                                  affine.scale[i], affine.bias[i], thread / 32, thread % 32);
+    for (int part = 0; part < Shape::kParts && part < Shape::kBuffers; ++part) {
+      load_residual(part, part, feature, token, out_size);
     }
   }
-  fence_proxy_async();
-  named_barrier(1 + warpgroup, 128);
-  if (thread == 0) {
+  static __device__ __forceinline__ int feature_of(int part, int feature) {
+    return feature + 64 * (part / (Shape::kParts / Shape::kRowSteps));
+  }
+  static __device__ __forceinline__ int token_of(int part, int token) {
+    return token + Shape::kPart * (part % (Shape::kParts / Shape::kRowSteps));
+  }
+};
+
+// A finished warpgroup's tile, part by part; the last stores run on under the next tile.
+template <class Shape, int kOutSize, Activation kActivation, class Sum>
+__device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
+                                                 const Affine<Shape::kRowSteps>& affine,
+                                                 const Epilogue& epilogue, Staging<Shape>& staging,
+                                                 int feature, int token) {
+  const float least = epilogue.activation == Activation::relu ? 0.0f : -INFINITY;
+  const bool is_first = staging.thread == 0;
 #pragma unroll
-    for (int i = 0; i < Shape::kRowSteps; ++i) {
-      store_tensor_2d(&out_map, staging + i * Shape::kSlabBytes, feature + 64 * i, token);
+  for (int part = 0; part < Shape::kParts; ++part) {
+    constexpr int kPerStep = Shape::kParts / Shape::kRowSteps;
+    const int i = part / kPerStep;
+    const uint32_t buffer = staging.buffer(staging.ring.stage);
+    if (epilogue.has_residual()) {
+      mbarrier_wait(staging.barriers + 8 * staging.ring.stage, staging.ring.phase);
     }
-    bulk_commit_group();
+    const float bias[2] = {epilogue.as_float(affine.bias[i][0]), epilogue.as_float(affine.bias[i][1])};
+    // All of a part at once where the registers allow it.
+    constexpr int kAtOnce = kOutSize == 1 && Shape::kPart > 32 ? 32 : Shape::kPart;
+#pragma unroll
+    for (int t = 0; t < Shape::kPart; t += kAtOnce) {
+      sm90_stage<kAtOnce, kOutSize, kActivation>(
+          sums[i] + (part % kPerStep * Shape::kPart + t) / 2, epilogue, least, buffer + t * 64 * kOutSize,
+          affine.scale[i], bias, staging.thread / 32, staging.thread % 32);
+    }
+    fence_proxy_async();
+    if (is_first) {
+      // The next part's buffer was stored from two parts ago.
+      if (!epilogue.has_residual()) {
+        bulk_wait_group_read<Shape::kBuffers - 2>();
+      } else if (part > 0 && part + 2 < Shape::kParts) {
+        bulk_wait_group_read<0>();
+        staging.load_residual(2, part + 2, feature, token, kOutSize);
+      }
+    }
+    named_barrier(1 + staging.warpgroup, 128);
+    if (is_first) {
+      store_tensor_2d(staging.out_map, buffer, staging.feature_of(part, feature),
+                      staging.token_of(part, token));
+      bulk_commit_group();
+    }
+    staging.ring.next();
   }
 }
 
-// Waits until the tile before has left the staging buffer, then has this tile's residual copied in.
-template <class Shape>
-__device__ __forceinline__ void sm90_load_residual(const CUtensorMap& residual_map, const Epilogue& epilogue,
-                                                   uint32_t staging, uint32_t barrier, int feature,
-                                                   int token) {
-  bulk_wait_group_read<0>();
-  mbarrier_arrive_expect_tx(barrier, Shape::kRowSteps * Shape::kTokens * 64 * epilogue.out_size());
-#pragma unroll
-  for (int i = 0; i < Shape::kRowSteps; ++i) {
-    copy_tensor_2d(staging + i * Shape::kSlabBytes, &residual_map, feature + 64 * i, token, barrier);
+// As above, with one branch on the activation for the whole tile.
+template <class Shape, int kOutSize, class Sum>
+__device__ __forceinline__ void sm90_store_tile(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
+                                                const Affine<Shape::kRowSteps>& affine,
+                                                const Epilogue& epilogue, Staging<Shape>& staging,
+                                                int feature, int token) {
+  switch (epilogue.activation) {
+    case Activation::gelu_tanh:
+      return sm90_store_parts<Shape, kOutSize, Activation::gelu_tanh>(sums, affine, epilogue, staging,
+                                                                      feature, token);
+    case Activation::gelu_erf:
+      return sm90_store_parts<Shape, kOutSize, Activation::gelu_erf>(sums, affine, epilogue, staging,
+                                                                     feature, token);
+    default:
+      return sm90_store_parts<Shape, kOutSize, Activation::relu>(sums, affine, epilogue, staging, feature,
+                                                                 token);
   }
 }
 
 // Out types of 4 bytes, and rows the copy engine cannot address: bare sums through the staging
-// buffer, then each thread finishes and stores neighboring features.
+// buffers, then each thread finishes and stores neighboring features.
 template <class Shape, class Sum>
 __device__ __forceinline__ void sm90_store_plain(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
                                                  const Sm90Arguments& arguments, Sum* buffer, int feature,
                                                  int token, int warpgroup, int thread) {
-  constexpr int kPart = Shape::kChunk / 2;  // tokens, of 64 sums of 4 bytes
+  constexpr int kPart = Shape::kPart;  // tokens, of 64 sums of 4 bytes
+  static_assert(kPart * 64 * 4 <= Shape::kStagingBytes, "a part of sums must fit into the buffers");
   const Epilogue& epilogue = arguments.epilogue;
   // Swizzled, so that a warp's writes of 4 token pairs x 8 features meet 32 banks.
   const auto at = [&](int t, int f) -> Sum& { return buffer[t * 64 + (f ^ (t >> 1 & 3) << 3)]; };
