@@ -13,7 +13,8 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAY = {
     "durations": set(),
     "sections": {"durations"},
-    "spec": {"durations", "sections"},
+    "compression": {"durations", "sections"},
+    "spec": {"compression", "durations", "sections"},
     "seeds": set(),
     "files": set(),
     "admitted": set(),
@@ -29,6 +30,7 @@ MAY = {
     "tasks": {"data", "durations", "models", "resolve", "sections", "seeds"},
     "training": {"data", "durations", "files", "sections", "seeds", "tasks"},
     "stages": {
+        "compression",
         "data",
         "dag",
         "files",
@@ -81,6 +83,7 @@ MAY = {
 LIGHT = (
     "durations",
     "sections",
+    "compression",
     "spec",
     "seeds",
     "files",
