@@ -24,6 +24,7 @@ MAY = {
     "provenance": {"resolve"},
     "record": {"files", "sections"},
     "failure": {"files"},
+    "current": {"dag", "record"},
     "dag": {"resolve", "record", "sections", "spec"},
     "sparsity": {"files"},
     "quant": {"sparsity"},
@@ -54,6 +55,7 @@ MAY = {
     "track": {"files", "record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
     "report": {
+        "current",
         "dag",
         "durations",
         "failure",
@@ -66,6 +68,7 @@ MAY = {
     },
     "cli": {
         "bench",
+        "current",
         "dag",
         "data",
         "failure",
@@ -97,6 +100,7 @@ LIGHT = (
     "record",
     "failure",
     "dag",
+    "current",
     "report",
     "serve",
     "cli",
