@@ -74,6 +74,7 @@ MAY = {
         "failure",
         "files",
         "inventory",
+        "provenance",
         "record",
         "report",
         "resolve",
@@ -155,7 +156,7 @@ def test_mlflow_is_imported_in_one_file_and_snakemake_in_none() -> None:
 
 def test_yaml_is_parsed_and_the_environment_read_in_few_places() -> None:
     assert using("yaml.load(") == {"resolve"}
-    assert using("os.environ") == {"cli", "serve", "track"}
+    assert using("os.environ") == {"cli", "provenance", "serve", "track"}
 
 
 def test_nothing_asks_which_scale_it_runs_at() -> None:

@@ -49,6 +49,7 @@ class Work:
     notes: dict[str, Any] = field(default_factory=dict)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.monotonic)
+    git: dict[str, str | bool] = field(default_factory=provenance.git)  # as the stage begins
 
     @property
     def out(self) -> Path:
@@ -193,7 +194,7 @@ class Work:
             seconds=round(time.monotonic() - self.clock, 2),
             peak_memory_mb=_peak_memory_mb(self.accelerator.device),
             provenance={
-                "git": provenance.git(),
+                "git": self.git,
                 "versions": devices,
                 "threads": torch.get_num_threads(),
                 "cuda": torch.version.cuda or "",
