@@ -75,7 +75,9 @@ def test_every_tile_is_walked_once(hopper, sparse, multiprocessors, raster) -> N
 @pytest.mark.parametrize("multiprocessors", [1, 2])
 @pytest.mark.parametrize("order", list(product([False, True], repeat=2)), ids=str)
 def test_warpgroups_take_turns(hopper, dtype, sparse, columns, multiprocessors, order) -> None:
-    x, weight = operands(128 * 2 + 4, 128 * 2 + 1, dtype, columns)  # nine tiles: the turns are uneven
+    x, weight = operands(
+        128 * 2 + 4, 128 * 2 + 1, dtype, columns
+    )  # nine tiles: the turns are uneven
     copies_are_late, last_warp_first = order
     call = Call(x, weight, sparse, torch.float16)
     wrong = call.run(

@@ -33,7 +33,7 @@ FAULTS = {
     "too few bytes expected": (
         PRODUCE, r"Shape::kTokenBytes \+ Shape::kWeightBytes\)", "Shape::kTokenBytes)", "",
     ),
-    "too many arrivals awaited": (GEMM, r"4 \* Shape::kWarpgroups", "5", "waits for ever"),
+    "too many arrivals awaited": (GEMM, r"4 \* Shape::kTogether", "5", "waits for ever"),
     "staging that is not swizzled": (STORE, r"chunk \^ \(token & 7\)", "chunk", "another product"),
     "no fence before the store": (STORE, r"fence_proxy_async\(\);", "", "proxy fence"),
     "no barrier before the store": (
@@ -56,12 +56,23 @@ CLUSTER_FAULTS = {
     "a block that ends before the others": (
         GEMM, r"cluster_sync\(\);(\s*\}\s*\}  // namespace)", r"{}\1", "ended too early",
     ),
-    "one block told twice": (GEMM, r"empty \+ 8 \* stage, told", "empty + 8 * stage, 0", ""),
+    "one block told twice": (GEMM, r"empty, told\)", "empty, 0)", ""),
     "x for one block only": (PRODUCE, r"x_mask \|= 1 << [^;]*;", "x_mask = 1;", ""),
 }  # fmt: skip
 
 
-def outcomes(kernel: Hopper, cluster: tuple[int, int] = (1, 1)) -> dict[tuple[bool, bool], str]:
+BY_TURNS = 7  # of config.h, 128x128: a tile to each warpgroup
+TURN_FAULTS = {
+    "the other's stages not skipped": (GEMM, r"ring\.skip\([^;]*;", "", ""),
+    "the other's tile not skipped": (GEMM, r"schedule\.next\(\);(\s*ring\.skip)", r"\1", ""),
+    "the turn kept": (GEMM, r"mbarrier_arrive\(turns[^;]*;", "{}", "waits for ever"),
+    "both begin": (GEMM, r"turn = warpgroup \^ 1", "turn = 0", "waits for ever"),
+}
+
+
+def outcomes(
+    kernel: Hopper, cluster: tuple[int, int] = (1, 1), tile: int = TILE
+) -> dict[tuple[bool, bool], str]:
     """What is wrong by the order of copies and warps; the orders that are right are left out."""
     x, weight = operands(FEATURES, TOKENS, torch.float16, COLUMNS)
     wanted = (x.double() @ weight.double().T).half()
@@ -71,7 +82,7 @@ def outcomes(kernel: Hopper, cluster: tuple[int, int] = (1, 1)) -> dict[tuple[bo
         late, last_first = order
         wrong = call.run(
             kernel,
-            TILE,
+            tile,
             cluster,
             multiprocessors=cluster[0] * cluster[1],
             copies_are_late=late,
@@ -82,7 +93,9 @@ def outcomes(kernel: Hopper, cluster: tuple[int, int] = (1, 1)) -> dict[tuple[bo
     return found
 
 
-def faulty(hopper: Hopper, folder: Path, files: str, pattern: str, replacement: str) -> Hopper:
+def faulty(
+    hopper: Hopper, folder: Path, files: str, pattern: str, replacement: str, tile: int = TILE
+) -> Hopper:
     """The kernel with a text replaced wherever it stands."""
     sources, replaced = folder / "csrc", 0
     shutil.copytree(hopper.sources, sources)
@@ -91,7 +104,7 @@ def faulty(hopper: Hopper, folder: Path, files: str, pattern: str, replacement: 
         path.write_text(text)
         replaced += count
     assert replaced > 0, "the kernel no longer has what this fault replaces: put in another"
-    return Hopper(hopper.compiler, folder, sources, hopper.core, tiles=1 << TILE)
+    return Hopper(hopper.compiler, folder, sources, hopper.core, tiles=1 << tile)
 
 
 @pytest.mark.parametrize(("files", "pattern", "replacement", "words"), FAULTS.values(), ids=FAULTS)
@@ -112,6 +125,19 @@ def test_a_fault_between_blocks_is_caught(
     assert words in " ".join(found.values())
 
 
+@pytest.mark.parametrize(
+    ("files", "pattern", "replacement", "words"), TURN_FAULTS.values(), ids=TURN_FAULTS
+)
+def test_a_fault_between_turns_is_caught(
+    hopper, tmp_path, files, pattern, replacement, words
+) -> None:
+    kernel = faulty(hopper, tmp_path, files, pattern, replacement, BY_TURNS)
+    found = outcomes(kernel, tile=BY_TURNS)
+    assert found
+    assert words in " ".join(found.values())
+
+
+@pytest.mark.parametrize("tile", [TILE, BY_TURNS])
 @pytest.mark.parametrize("cluster", [(1, 1), (2, 1)], ids=str)
-def test_without_a_fault_nothing_is_caught(hopper, cluster) -> None:
-    assert outcomes(hopper, cluster) == {}
+def test_without_a_fault_nothing_is_caught(hopper, cluster, tile) -> None:
+    assert outcomes(hopper, cluster, tile) == {}
