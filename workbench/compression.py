@@ -64,7 +64,7 @@ class Quantize(Section):
     finetune: Finetune | None = None
 
 
-class Choice(Section):
+class MaskSchedule(Section):
     """When masks are chosen during training, instead of once between two trainings.
 
     It acts in the phase `repeat_from`, phases before it being dense and those after it held. The
@@ -82,7 +82,7 @@ class Choice(Section):
     decay: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _has_a_meaning(self) -> "Choice":
+    def _has_a_meaning(self) -> "MaskSchedule":
         if self.dense >= self.settle:
             raise ValueError(f"dense {self.dense} has to be below settle {self.settle}")
         if self.decay and self.kind != "straight_through":
@@ -104,7 +104,7 @@ class Treatment(Section):
     retrain: bool = True
     repeat: Literal["all", "last"] = "all"
     retrain_length: Share = "100%"
-    schedule: Choice | None = None
+    schedule: MaskSchedule | None = None
 
     @model_validator(mode="after")
     def _a_schedule_has_masks_to_choose(self) -> "Treatment":

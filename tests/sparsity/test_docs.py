@@ -13,7 +13,7 @@ OURS = "\n".join(  # the second cell of a table's rows, and the code blocks
 
 def test_every_function_on_the_page_is_public() -> None:
     called = set(re.findall(r"(?<![.\w])([A-Za-z_]\w+)\(", OURS)) - {"print"}
-    assert {"prune_trained_model", "Scheduled", "read_checkpoint", "Plan"} <= called
+    assert {"prune_trained_model", "MaskScheduler", "read_checkpoint", "MaskSchedule"} <= called
     assert called <= set(sparsity.__all__)
 
 

@@ -58,7 +58,7 @@ def half_written(x: Tensor) -> Tensor:
     return x
 
 
-def neighbours(x: Tensor) -> Tensor:
+def neighbors(x: Tensor) -> Tensor:
     return F.avg_pool1d(x[:, None], 3, 1, 1)[:, 0]
 
 
@@ -66,7 +66,7 @@ def neighbours(x: Tensor) -> Tensor:
     ("between", "reason"),
     [
         (ramp, "joined with values that differ by channel (node mul"),
-        (neighbours, "avg_pool1d mixes channels (node avg_pool1d"),
+        (neighbors, "avg_pool1d mixes channels (node avg_pool1d"),
         (lambda x: x.cumsum(1), "cumsum has no channel rule here (node cumsum"),
         (lambda x: x.sort(1).values, "sort has no channel rule here (node sort"),
         (lambda x: x * (x.argmax(1, keepdim=True) / 16), "argmax has no channel rule here"),

@@ -194,9 +194,9 @@ def test_keep_dense_takes_any_name_of_a_tied_weight_and_refuses_unknown_names():
         explain(Tied(), keep_dense="encoder.weight")
 
 
-def test_lazy_layers_are_listed_as_not_initialised():
+def test_lazy_layers_are_listed_as_not_initialized():
     (layer,) = explain(nn.LazyLinear(8))
-    assert layer.reason.startswith("not initialised")
+    assert layer.reason.startswith("not initialized")
 
 
 def test_pruning_twice_changes_nothing():

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn, optim
 
-from workbench.sparsity import Masks, Plan, Scheduled, SparsityError, find_masks, nm
+from workbench.sparsity import Masks, MaskSchedule, MaskScheduler, SparsityError, find_masks, nm
 
 TWO_OF_FOUR = {"kind": "nm", "keep": 2, "of": 4}
-SR_STE = Plan("straight_through", decay=2e-4)
-PLANS = {
+SR_STE = MaskSchedule("straight_through", decay=2e-4)
+SCHEDULES = {
     "sr_ste": SR_STE,
-    "every_3": Plan("straight_through", every=3),
-    "settling": Plan("straight_through", dense=0.2, settle=0.6),
-    "once": Plan("once", dense=0.4),
-    "gradual": Plan("gradual", dense=0.1, settle=0.8, every=2),
+    "every_3": MaskSchedule("straight_through", every=3),
+    "settling": MaskSchedule("straight_through", dense=0.2, settle=0.6),
+    "once": MaskSchedule("once", dense=0.4),
+    "gradual": MaskSchedule("gradual", dense=0.1, settle=0.8, every=2),
 }
 LENGTH = 10
 
@@ -41,7 +41,7 @@ def test_sr_ste_takes_the_steps_of_its_definition():
     dense = [p.detach().clone() for p in network().parameters()]
     model = network()
     optimizer = optim.SGD(model.parameters(), lr=rate)
-    held = Scheduled(model, optimizer, LENGTH, Plan("straight_through", decay=decay))
+    held = MaskScheduler(model, optimizer, LENGTH, MaskSchedule("straight_through", decay=decay))
     reference = network()
     for step in range(4):
         masks = [nm(w, 2, 4) if w.dim() == 2 else torch.ones_like(w, dtype=bool) for w in dense]
@@ -60,13 +60,13 @@ def test_sr_ste_takes_the_steps_of_its_definition():
     assert torch.allclose(state["0.weight"], dense[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_every_plan_ends_in_two_of_four_with_masks_that_hold(name, kind):
+def test_every_schedule_ends_in_two_of_four_with_masks_that_hold(name, kind):
     model = network()
     make = {"sgd": lambda p: optim.SGD(p, lr=0.05, momentum=0.9), "adamw": optim.AdamW}[kind]
     optimizer = make(model.parameters())
-    held = Scheduled(model, optimizer, LENGTH, PLANS[name])
+    held = MaskScheduler(model, optimizer, LENGTH, SCHEDULES[name])
     train(model, optimizer, 0, LENGTH)
     held.remove()
     held.masks.verify(model)
@@ -83,7 +83,7 @@ def test_straight_through_lets_pruned_weights_come_back_and_once_does_not():
     for name in ("sr_ste", "once"):
         model = network()
         optimizer = optim.SGD(model.parameters(), lr=0.05)
-        held = Scheduled(model, optimizer, LENGTH, PLANS[name])
+        held = MaskScheduler(model, optimizer, LENGTH, SCHEDULES[name])
         train(model, optimizer, 0, 5)
         before = held.masks
         train(model, optimizer, 5, LENGTH)
@@ -94,7 +94,7 @@ def test_straight_through_lets_pruned_weights_come_back_and_once_does_not():
 def test_the_flip_rate_is_the_mean_share_of_changed_positions_since_it_was_asked():
     model = network()
     optimizer = optim.SGD(model.parameters(), lr=0.05)
-    held = Scheduled(model, optimizer, LENGTH, SR_STE)
+    held = MaskScheduler(model, optimizer, LENGTH, SR_STE)
     masks, rates = [held.masks], []
     for step in range(4):
         train(model, optimizer, step, step + 1)
@@ -112,7 +112,7 @@ def test_the_flip_rate_is_the_mean_share_of_changed_positions_since_it_was_asked
 def test_masks_change_only_every_so_many_steps():
     model = network()
     optimizer = optim.SGD(model.parameters(), lr=0.05)
-    held = Scheduled(model, optimizer, LENGTH, PLANS["every_3"])
+    held = MaskScheduler(model, optimizer, LENGTH, SCHEDULES["every_3"])
     digests = [held.masks.digest()]
     for step in range(9):
         train(model, optimizer, step, step + 1)
@@ -124,7 +124,7 @@ def test_masks_change_only_every_so_many_steps():
 def test_nothing_is_masked_before_the_dense_share_is_over():
     model, alone = network(), network()
     optimizers = [optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (model, alone)]
-    held = Scheduled(model, optimizers[0], LENGTH, PLANS["once"])
+    held = MaskScheduler(model, optimizers[0], LENGTH, SCHEDULES["once"])
     train(model, optimizers[0], 0, 3)
     train(alone, optimizers[1], 0, 3)
     assert all(map(torch.equal, model.parameters(), alone.parameters()))
@@ -149,7 +149,7 @@ def test_nothing_is_masked_before_the_dense_share_is_over():
 def test_gradual_density_falls_as_a_cubic_and_nothing_comes_back(pattern, densities):
     model = nn.Sequential(nn.Linear(32, 100, bias=False))
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    held = Scheduled(model, optimizer, 8, Plan("gradual", settle=0.5), pattern)
+    held = MaskScheduler(model, optimizer, 8, MaskSchedule("gradual", settle=0.5), pattern)
     found, pruned = [held.masks.density()], torch.zeros(100, 32, dtype=torch.bool)
     for _ in range(8):
         model(torch.ones(1, 32)).square().sum().backward()
@@ -160,13 +160,13 @@ def test_gradual_density_falls_as_a_cubic_and_nothing_comes_back(pattern, densit
     assert found == pytest.approx([*densities, *[densities[-1]] * 4], abs=1e-3)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("cut", [1, 3, 5, 7])
 def test_a_resumed_run_ends_bit_equal(name, cut):
     def start():
         model = network()
         optimizer = optim.AdamW(model.parameters(), lr=0.05)
-        return model, optimizer, Scheduled(model, optimizer, LENGTH, PLANS[name])
+        return model, optimizer, MaskScheduler(model, optimizer, LENGTH, SCHEDULES[name])
 
     straight, optimizer, held = start()
     train(straight, optimizer, 0, LENGTH)
@@ -189,24 +189,24 @@ def test_an_optimizer_wrapped_by_accelerate_is_followed():
     wrapped, optimizer = accelerate.Accelerator(cpu=True).prepare(
         model, optim.SGD(model.parameters(), lr=0.05)
     )
-    held = Scheduled(wrapped, optimizer, LENGTH, SR_STE)
+    held = MaskScheduler(wrapped, optimizer, LENGTH, SR_STE)
     train(wrapped, optimizer, 0, LENGTH)
     held.masks.verify(model)
 
 
-def test_a_plan_without_meaning_is_refused():
+def test_a_schedule_without_meaning_is_refused():
     model = network()
     sgd = optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(SparsityError, match="dense 0.5 and settle 0.5"):
-        Plan("once", dense=0.5, settle=0.5)
+        MaskSchedule("once", dense=0.5, settle=0.5)
     with pytest.raises(SparsityError, match="decay 0.1 given for kind gradual"):
-        Plan("gradual", decay=0.1)
+        MaskSchedule("gradual", decay=0.1)
     with pytest.raises(SparsityError, match="transposable has no density that could fall"):
-        Scheduled(model, sgd, LENGTH, Plan("gradual"), {"kind": "transposable"})
+        MaskScheduler(model, sgd, LENGTH, MaskSchedule("gradual"), {"kind": "transposable"})
     with pytest.raises(SparsityError, match="steps none of the 2 masked weights"):
-        Scheduled(model, optim.SGD(network().parameters(), lr=0.1), LENGTH, SR_STE)
+        MaskScheduler(model, optim.SGD(network().parameters(), lr=0.1), LENGTH, SR_STE)
     lbfgs = optim.LBFGS(model.parameters())
-    Scheduled(model, lbfgs, LENGTH, SR_STE)
+    MaskScheduler(model, lbfgs, LENGTH, SR_STE)
     with pytest.raises(SparsityError, match="closure"):
         lbfgs.step(lambda: model(torch.ones(1, 8)).sum())
     assert isinstance(find_masks(model), Masks)

@@ -200,11 +200,11 @@ def test_the_right_span_scores_100_and_the_passage_is_chance(task_of) -> None:
         return type("Output", (), {"start_logits": logits[0], "end_logits": logits[1]})
 
     metrics = task.evaluate(Fixed(right), CPU)
-    assert metrics["f1"] > 99  # word pieces may take in a neighbouring sign
+    assert metrics["f1"] > 99  # word pieces may take in a neighboring sign
     assert 0 < task.chance() < 60
 
 
-def test_squad_scores_normalise_articles_case_and_punctuation(task_of) -> None:
+def test_squad_scores_normalize_articles_case_and_punctuation(task_of) -> None:
     task = task_of("bert_large", "finetune")
     task.held_out.rows = [
         {"context": "", "answers": {"text": ["The Eiffel Tower"], "answer_start": [0]}}

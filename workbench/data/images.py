@@ -32,7 +32,7 @@ class Images(Dataset):
         classes: int = 0,
         whole: bool = False,
     ):
-        """`augment` is None for held-out images: resize by 256/224 and centre crop, or `whole`.
+        """`augment` is None for held-out images: resize by 256/224 and center crop, or `whole`.
 
         The share `label_noise` of the labels is replaced by any of the `classes`, at random.
         """

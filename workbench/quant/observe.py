@@ -106,18 +106,18 @@ def _divergences(bins: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 
 def _mse(counts: np.ndarray) -> float:
-    """The centre of a bin, in bins, at which rounding and clipping the centres errs least."""
+    """The center of a bin, in bins, at which rounding and clipping the centers errs least."""
     tried = _tried(len(counts))
     errors = np.concatenate([_squared_errors(counts, limits + 0.5) for limits in tried])
     return START + int(np.argmin(errors)) + 0.5
 
 
 def _squared_errors(counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """For each limit the error of all centres, from running sums at the edges of its 127 levels."""
+    """For each limit the error of all centers, from running sums at the edges of its 127 levels."""
     centers = np.arange(len(counts)) + 0.5
     levels = np.arange(LEVELS + 1)
     scales = limits[:, None] / LEVELS
-    # a centre half way between two levels errs equally by either
+    # a center half way between two levels errs equally by either
     edges = np.ceil((levels[1:] - 0.5) * scales - 0.5).astype(int).clip(0, len(counts))
     ends = np.full((len(limits), 1), len(counts))
     edges = np.concatenate([np.zeros_like(ends), edges, ends], axis=1)

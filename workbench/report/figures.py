@@ -11,7 +11,7 @@ from workbench.report.style import GRID, INK, MUTED, PALETTE, STYLE, panel, svg
 from workbench.report.wording import number
 
 Curve = tuple[Sequence[float], Sequence[float]]
-Line = tuple[str, str, list[Curve]]  # label, colour, one curve per seed
+Line = tuple[str, str, list[Curve]]  # label, color, one curve per seed
 Band = tuple[str, str, dict[int, list[float]]]  # label, group, and by step a score of each seed
 Part = tuple[str, Curve]  # a phase and its learning rate over steps
 
@@ -20,7 +20,7 @@ _MARK = 0.07
 _MOST_STAIRS = 6
 _FIRST = 4  # a quarter of the points of a line may lie outside the axis
 _DASHES = ("solid", "dashed", "dotted")
-_COLOURS = (*PALETTE, INK)
+_COLORS = (*PALETTE, INK)
 _MOST_NAMES = 48
 
 
@@ -28,10 +28,10 @@ _MOST_NAMES = 48
 def curves(title: str, lines: list[Line]) -> str:
     """Training loss over the steps of one phase: a line per stage and seed."""
     figure, axes = panel(4.8, 2.7)
-    for label, colour, repeats in lines:
+    for label, color, repeats in lines:
         for place, (steps, losses) in enumerate(repeats):
             name = "_nolegend_" if place else label
-            axes.plot(steps, losses, color=colour, label=name, alpha=0.9 / len(repeats) ** 0.3)
+            axes.plot(steps, losses, color=color, label=name, alpha=0.9 / len(repeats) ** 0.3)
     axes.set(title=title, xlabel="step", ylabel="training loss")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -43,7 +43,7 @@ def curves(title: str, lines: list[Line]) -> str:
 def bands(title: str, lines: list[Band], higher: bool) -> str:
     """A score over steps: a line of means per label, and the range over seeds as a band.
 
-    Labels of one group share a colour, the second of them dashed. The axis leaves out the first
+    Labels of one group share a color, the second of them dashed. The axis leaves out the first
     scores of a training, which are far off.
     """
     figure, axes = panel(9.8, 4.2)
@@ -54,9 +54,9 @@ def bands(title: str, lines: list[Band], higher: bool) -> str:
         steps = sorted(points)
         means = [sum(points[step]) / len(points[step]) for step in steps]
         lows, highs = ([pick(points[step]) for step in steps] for pick in (min, max))
-        colour = _COLOURS[groups.index(group) % len(_COLOURS)]
-        axes.plot(steps, means, color=colour, linestyle=_DASHES[drawn.count(group)], label=label)
-        axes.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
+        color = _COLORS[groups.index(group) % len(_COLORS)]
+        axes.plot(steps, means, color=color, linestyle=_DASHES[drawn.count(group)], label=label)
+        axes.fill_between(steps, lows, highs, color=color, alpha=0.18, linewidth=0)
         late += [*lows[len(lows) // _FIRST :], *highs[len(highs) // _FIRST :]]
         drawn.append(group)
     room = 0.05 * ((max(late) - min(late)) or 1)
@@ -76,8 +76,8 @@ def scores(title: str, rows: list[tuple[str, str, list[float]]], chance: float |
     every += [chance] if chance is not None else []
     low, high = min(every), max(every)
     reach = (high - low) or abs(high) or 1.0
-    for height, (_, colour, found) in enumerate(rows):
-        axes.plot(found, [height] * len(found), "o", color=colour, markersize=6.5)
+    for height, (_, color, found) in enumerate(rows):
+        axes.plot(found, [height] * len(found), "o", color=color, markersize=6.5)
         mean = sum(found) / len(found)
         axes.annotate(
             number(mean, title),
@@ -123,13 +123,13 @@ def schedule(first: list[Part], third: list[Part]) -> str:
             _step_title(axes, left, "Step 3: repeat it, zeros held", PALETTE[1])
         elif place:
             axes.axvline(left, color=GRID, linewidth=1)
-        colour = PALETTE[0] if place < len(first) else PALETTE[1]
+        color = PALETTE[0] if place < len(first) else PALETTE[1]
         scaled = [left + width * (step + 1) / (steps[-1] + 1) for step in steps]
         # the rate is known at logged steps: few values are a staircase, many a slope
         stairs = "pre" if len(set(rates)) <= _MOST_STAIRS else None
         style = "steps-pre" if stairs else "default"
-        axes.plot(scaled, rates, color=colour, linewidth=1.8, drawstyle=style)
-        axes.fill_between(scaled, rates, color=colour, alpha=0.13, linewidth=0, step=stairs)
+        axes.plot(scaled, rates, color=color, linewidth=1.8, drawstyle=style)
+        axes.fill_between(scaled, rates, color=color, alpha=0.13, linewidth=0, step=stairs)
         ticks.append((left + width / 2, f"{name}\n{steps[-1] + 1:,} steps"))
         left += width
     _step_title(axes, 0, "Step 1: train dense", PALETTE[0])
@@ -145,10 +145,10 @@ def density(layers: list[dict[str, Any]]) -> str:
     """The share of non-zero weights of each layer, from input to output."""
     named = len(layers) <= _MOST_NAMES
     figure, axes = panel(9.8, 3.4 if named else 2.2)
-    for label, colour, wanted in (("pruned", PALETTE[1], True), ("dense", PALETTE[0], False)):
+    for label, color, wanted in (("pruned", PALETTE[1], True), ("dense", PALETTE[0], False)):
         chosen = [n for n, layer in enumerate(layers) if (layer["density"] < 1) == wanted]
         heights = [layers[n]["density"] for n in chosen]
-        axes.bar(chosen, heights, width=0.72, color=colour, label=f"{label} ({len(chosen)})")
+        axes.bar(chosen, heights, width=0.72, color=color, label=f"{label} ({len(chosen)})")
     axes.set(ylabel="density", ylim=(0, 1.02), xlim=(-0.7, len(layers) - 0.3))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.grid(axis="x", visible=False)
@@ -180,13 +180,13 @@ def _prune_mark(axes: Axes, left: float) -> None:
     )
 
 
-def _step_title(axes: Axes, left: float, text: str, colour: str) -> None:
+def _step_title(axes: Axes, left: float, text: str, color: str) -> None:
     axes.annotate(
         text,
         (left, 1),
         (0, 4),
         ha="left",
-        color=colour,
+        color=color,
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         weight="bold",

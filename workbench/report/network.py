@@ -38,8 +38,8 @@ class Network:
                 found.append(_by_phase(path.read_text()))
         return found
 
-    def colour(self, column: Column) -> str:
-        """One colour per treatment: dense first, then the patterns, then the controls."""
+    def color(self, column: Column) -> str:
+        """One color per treatment: dense first, then the patterns, then the controls."""
         base = self.columns[compare.baseline(self.columns)].treatment
         sparse = [self.columns[key] for key in compare.sparse(self.columns, self.name, self.scale)]
         order = [base, *(c.treatment for c in [*sparse, *self.columns.values()])]

@@ -46,7 +46,7 @@ def _training(network: Network) -> str:
         for key, runs in lines.items():
             repeats = [_series(run[phase], "loss") for run in runs if phase in run]
             if repeats:
-                drawn.append((column_title(key), network.colour(network.columns[key]), repeats))
+                drawn.append((column_title(key), network.color(network.columns[key]), repeats))
         panels.append(figures.curves(f"phase {phase}", drawn))
     shown = "".join(f'<div class="panel">{panel}</div>' for panel in panels if panel)
     if not shown:
@@ -68,7 +68,7 @@ def _scores(network: Network) -> str:
     for key, column in network.columns.items():
         scored = [r.metrics[metric] for r in network.records(column) if metric in r.metrics]
         if scored:
-            rows.append((column_title(key), network.colour(column), scored))
+            rows.append((column_title(key), network.color(column), scored))
     title = f"{metric_title(metric)} {arrow(base[0].higher_is_better)}"
     return figures.scores(title, rows, base[0].metrics.get(f"{phase}/chance"))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind safe palette; the page gives each a light and a dark value
+# Okabe and Ito's color-blind safe palette; the page gives each a light and a dark value
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, MUTED, GRID = "#1b1f24", "#656d76", "#d8dee4"
 _VARIABLES = {
-    **{colour: f"var(--c{number})" for number, colour in enumerate(PALETTE, 1)},
+    **{color: f"var(--c{number})" for number, color in enumerate(PALETTE, 1)},
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--grid)",
@@ -70,13 +70,13 @@ def write_svg(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """The figure as svg for a page: no outside names, colours as css variables."""
+    """The figure as svg for a page: no outside names, colors as css variables."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for needless in _NEEDLESS:
         text = re.sub(needless, "", text, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, variable)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

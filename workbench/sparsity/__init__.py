@@ -20,7 +20,7 @@ from workbench.sparsity.patterns import (
 from workbench.sparsity.permutation_proof import FunctionChangedError
 from workbench.sparsity.permute import LayerMagnitude, PermutationReport, permute
 from workbench.sparsity.prune import TWO_OF_FOUR, find_masks, prune, prune_trained_model
-from workbench.sparsity.schedule import Plan, Scheduled
+from workbench.sparsity.schedule import MaskSchedule, MaskScheduler
 from workbench.sparsity.storage import kept_magnitude, storage
 
 __all__ = [
@@ -34,8 +34,8 @@ __all__ = [
     "Masks",
     "NotTraceableError",
     "PermutationReport",
-    "Plan",
-    "Scheduled",
+    "MaskSchedule",
+    "MaskScheduler",
     "SparsityError",
     "as_text",
     "block",

@@ -50,7 +50,7 @@ def explain(
     layers = []
     for name, (module, weight) in found.items():
         if isinstance(weight, nn.parameter.UninitializedParameter):
-            layers.append(Layer(name, (), False, "not initialised: run one forward first"))
+            layers.append(Layer(name, (), False, "not initialized: run one forward first"))
             continue
         fixed, remedy = _always_dense(model, weight, aliases.get(id(weight), []))
         reason = (

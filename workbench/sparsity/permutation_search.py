@@ -16,7 +16,7 @@ def search(matrix: Tensor, keep: int = 2, of: int = 4, rounds: int = 60) -> Tens
     """Order of the columns of `matrix` [rows, columns], int64 [columns], on the CPU.
 
     `matrix[:, order]` keeps at least the magnitude of `matrix` when every group of `of`
-    neighbours keeps its `keep` largest. One round exchanges columns in disjoint pairs of groups
+    neighbors keeps its `keep` largest. One round exchanges columns in disjoint pairs of groups
     (or moves them around disjoint cycles of three groups) as long as each exchange gains; at a
     local optimum six columns are cycled at random and the search goes on, until `rounds` are
     spent. Same matrix, same budget, same device: same order; no global random state is used.
@@ -42,7 +42,7 @@ def search(matrix: Tensor, keep: int = 2, of: int = 4, rounds: int = 60) -> Tens
 
 
 def kept_magnitude(matrix: Tensor, keep: int, of: int) -> float:
-    """Sum of |m| over the `keep` largest of every `of` neighbouring columns, in fp64."""
+    """Sum of |m| over the `keep` largest of every `of` neighboring columns, in fp64."""
     total = 0.0
     for part in matrix.split(max(1, _CHUNK // max(1, matrix.shape[1]))):
         groups = part.detach().abs().unflatten(1, (-1, of))

@@ -17,7 +17,7 @@ from workbench.sparsity.zeroing import clear, is_sharded, unwrapped
 
 
 @dataclass(frozen=True)
-class Plan:
+class MaskSchedule:
     """When masks are chosen, as shares of the training, and what happens between the choices.
 
     "straight_through": the network computes with masked weights while all of them learn, the
@@ -45,15 +45,15 @@ class Plan:
             )
 
 
-class Scheduled:
-    """Hooks on one optimizer that choose masks for one model by a plan of `length` steps."""
+class MaskScheduler:
+    """Hooks on one optimizer that choose masks for one model by a schedule of `length` steps."""
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: optim.Optimizer,
         length: int,
-        plan: Plan,
+        schedule: MaskSchedule,
         pattern: Mapping[str, Any] = TWO_OF_FOUR,
         rule: str | Rule = "c4",
         keep_dense: Collection[str] = (),
@@ -61,7 +61,7 @@ class Scheduled:
         """Attach to the optimizer; at `dense` 0 the first masks are chosen now."""
         if any(is_sharded(parameter) for parameter in model.parameters()):
             raise SparsityError("schedules are for weights that are whole in each process")
-        self.plan, self.pattern, self._length = plan, dict(pattern), length
+        self.schedule, self.pattern, self._length = schedule, dict(pattern), length
         self._model, self._step = unwrapped(model), 0
         self._chosen = find_masks(model, pattern, rule, keep_dense)  # refuses before training
         self._pattern_at(0.5)
@@ -82,8 +82,8 @@ class Scheduled:
         """The masks chosen last; of the whole training once it is over."""
         if self._masks is None:
             raise SparsityError(
-                f"no masks after {self._step} of {self._length} steps: the plan is dense until "
-                f"{self.plan.dense:.0%} of them"
+                f"no masks after {self._step} of {self._length} steps: the schedule is dense until "
+                f"{self.schedule.dense:.0%} of them"
             )
         return self._masks
 
@@ -144,9 +144,9 @@ class Scheduled:
         for name, dense in self._dense.items():
             weight = self._model.get_parameter(name)
             weight.copy_(dense)
-            if self.plan.decay and weight.grad is not None:
+            if self.schedule.decay and weight.grad is not None:
                 pruned = ~self._masks[name].to(weight.device)
-                weight.grad.add_(dense * pruned, alpha=self.plan.decay)
+                weight.grad.add_(dense * pruned, alpha=self.schedule.decay)
 
     def _after_step(self, *_: Any) -> None:
         self._step += 1
@@ -155,8 +155,10 @@ class Scheduled:
     @torch.no_grad()
     def _choose(self) -> None:
         """New masks if they are due at this step; straight through, mask the weights anew."""
-        first, last = (round(share * self._length) for share in (self.plan.dense, self.plan.settle))
-        learning = self.plan.kind == "straight_through" and self._step < last
+        first, last = (
+            round(share * self._length) for share in (self.schedule.dense, self.schedule.settle)
+        )
+        learning = self.schedule.kind == "straight_through" and self._step < last
         if self._is_due(first, last):
             done = (self._step - first) / max(1, last - first)
             self._change(rank_again(self._chosen, self._model, self._pattern_at(done)))
@@ -169,9 +171,9 @@ class Scheduled:
     def _is_due(self, first: int, last: int) -> bool:
         if self._masks is None:
             return self._step >= first
-        if self.plan.kind == "once" or self._step > last:
+        if self.schedule.kind == "once" or self._step > last:
             return False
-        return self._step == last or (self._step - first) % self.plan.every == 0
+        return self._step == last or (self._step - first) % self.schedule.every == 0
 
     def _mask_but_remember(self) -> None:
         for name, weight, mask in self._masks.pairs(self._model):
@@ -189,7 +191,7 @@ class Scheduled:
 
     def _pattern_at(self, done: float) -> dict[str, Any]:
         """The pattern at a share of the way from the first masks to the last."""
-        if self.plan.kind != "gradual":
+        if self.schedule.kind != "gradual":
             return self.pattern
         left = (1 - min(done, 1.0)) ** 3
         if self.pattern["kind"] == "nm":

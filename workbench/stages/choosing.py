@@ -6,7 +6,7 @@ from torch import nn, optim
 
 from workbench.compression import Treatment
 from workbench.files import whole
-from workbench.sparsity import Masks, Plan, Scheduled
+from workbench.sparsity import Masks, MaskSchedule, MaskScheduler
 from workbench.stages.work import Work
 from workbench.training.resume import Row
 
@@ -17,20 +17,20 @@ class Choosing:
     def __init__(self, work: Work, phase: str) -> None:
         """For the phase `phase` of a stage whose treatment has a schedule."""
         self._work, self._file = work, work.resume.folder / f"{phase}.masks"
-        self._scheduled: Scheduled | None = None
+        self._scheduler: MaskScheduler | None = None
 
-    def begin(self, model: nn.Module, optimizer: optim.Optimizer, length: int) -> Scheduled:
+    def begin(self, model: nn.Module, optimizer: optim.Optimizer, length: int) -> MaskScheduler:
         """Hooks that choose masks over `length` steps of the optimizer."""
         treatment: Treatment = self._work.spec.treatment
         given = treatment.schedule
-        plan = Plan(given.kind, given.dense, given.settle, given.every, given.decay)
+        schedule = MaskSchedule(given.kind, given.dense, given.settle, given.every, given.decay)
         how = (treatment.pattern, treatment.rule, treatment.keep_dense)
-        self._scheduled = Scheduled(model, optimizer, length, plan, *how)
-        return self._scheduled
+        self._scheduler = MaskScheduler(model, optimizer, length, schedule, *how)
+        return self._scheduler
 
     def end(self, model: nn.Module) -> Masks:
         """The masks after training; a mean of checkpoints, whose masks differed, gets the last."""
-        masks = self._scheduled.masks
+        masks = self._scheduler.masks
         masks.apply(model)
         if self._work.accelerator.is_main_process:
             with whole(self._file) as part:  # before the phase counts as finished

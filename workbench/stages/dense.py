@@ -6,7 +6,7 @@ from torch import nn, optim
 
 from workbench.record import Record
 from workbench.sections import Phase
-from workbench.sparsity import Hold, Masks, Scheduled, hold, summary
+from workbench.sparsity import Hold, Masks, MaskScheduler, hold, summary
 from workbench.stages.choosing import Choosing
 from workbench.stages.weights import Weights, load, state, take
 from workbench.stages.work import Work
@@ -92,7 +92,7 @@ def train_phase(
 ) -> list[Row]:
     """Train one phase in place, holding masks or choosing them; its curve."""
 
-    def held(model: nn.Module, optimizer: optim.Optimizer, length: int) -> Hold | Scheduled:
+    def held(model: nn.Module, optimizer: optim.Optimizer, length: int) -> Hold | MaskScheduler:
         return (
             choosing.begin(model, optimizer, length) if choosing else hold(masks, model, optimizer)
         )
