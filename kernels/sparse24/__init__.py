@@ -8,6 +8,8 @@ from .dispatch import tune, tune_conv2d
 from .explain import backend, why
 from .geometry import GeometryError
 from .gradients import weight_gradient
+from .graphs import GraphError, Graphs
+from .int8 import calibrate
 from .layout import PackError
 from .linear import LinearError, linear
 from .nn import SparseConv2d, SparseLinear
@@ -20,6 +22,8 @@ __all__ = [
     "BuildError",
     "ConvError",
     "GeometryError",
+    "GraphError",
+    "Graphs",
     "LinearError",
     "PackError",
     "Scales",
@@ -28,6 +32,7 @@ __all__ = [
     "SparseLinear",
     "SparseWeight",
     "backend",
+    "calibrate",
     "conv2d",
     "linear",
     "pack",

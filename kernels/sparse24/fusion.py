@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 _ADDS = (operator.add, operator.iadd, torch.add)
 _IN_PLACE_ADDS = (operator.iadd, "add_")
 _RELUS = (F.relu, torch.relu, "relu", "relu_")
-_UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, AssertionError)
+UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass
@@ -28,14 +28,25 @@ class Chain:
     owner: nn.Module  # whose forward calls it
     graph: fx.Graph
     conv: fx.Node
-    norm: fx.Node | None = None
+    norm: fx.Node | None = None  # a batch norm, or what is left of a folded one
     add: fx.Node | None = None
     relu: fx.Node | None = None
+
+    @property
+    def folds(self) -> bool:
+        """Whether there is a batch norm to fold."""
+        return self.norm is not None and _is(self.norm, self.owner, nn.BatchNorm2d)
+
+    def addend(self, owner: str) -> str:
+        """The name of what is added, as in layer1.0:add0.right: the add by its caller and order."""
+        adds = [node for node in self.graph.nodes if _adds_tensors(node)]
+        side = "right" if self.add.args[1] is _other(self.add, self.norm or self.conv) else "left"
+        return f"{owner}:add{adds.index(self.add)}.{side}"
 
     def folded(self) -> tuple[nn.Parameter, nn.Parameter | None]:
         """Weight and bias of the convolution with the batch norm in them, in their type."""
         conv = self.owner.get_submodule(self.conv.target)
-        if self.norm is None:
+        if not self.folds:
             return conv.weight, conv.bias
         norm = self.owner.get_submodule(self.norm.target)
         given = conv.weight, conv.bias, norm.running_mean, norm.running_var
@@ -61,10 +72,10 @@ def find(model: nn.Module) -> dict[nn.Module, Chain]:
 
     def alone(owner: nn.Module, node: fx.Node) -> bool:
         layer = owner.get_submodule(node.target)
-        return calls[layer] == named[layer] == 1 and layer not in read and not _hooked(layer)
+        return calls[layer] == named[layer] == 1 and layer not in read and not is_hooked(layer)
 
     for owner, graph in graphs.items():
-        rewrites = owner is not model and named[owner] == 1 and not _hooked(owner)
+        rewrites = owner is not model and named[owner] == 1 and not is_hooked(owner)
         rewrites = rewrites and not isinstance(owner, nn.Sequential)  # whose items others may take
         taken: set[fx.Node] = set()
         for node in reversed(graph.nodes):
@@ -84,7 +95,7 @@ def apply(model: nn.Module, chains: list[tuple[Chain, nn.Module, bool]]) -> None
     owners = {}
     for chain, layer, whole in chains:
         place(chain.owner, chain.conv.target, layer)
-        if chain.norm is not None:
+        if chain.folds:
             place(chain.owner, chain.norm.target, nn.Identity())
         if whole and chain.relu is not None and _replaceable(chain):
             place(chain.owner, chain.relu.target, nn.Identity())
@@ -107,7 +118,7 @@ def _graphs(model: nn.Module) -> dict[nn.Module, fx.Graph]:
             continue
         try:
             graph = _Shallow().trace(layer)
-        except _UNTRACEABLE:  # its forward branches on values or takes no tensors
+        except UNTRACEABLE:  # its forward branches on values or takes no tensors
             continue
         # with several inputs it may branch on which of them are given, which no trace shows
         if sum(node.op == "placeholder" for node in graph.nodes) == 1:
@@ -148,7 +159,10 @@ def _follow(
     """Extend the chain by the nodes behind its convolution."""
     owner, node = chain.owner, chain.conv
     after = _only_user(node)
-    if after is not None and _is(after, owner, nn.BatchNorm2d) and alone(owner, after):
+    if after is not None and _is(after, owner, nn.Identity):
+        chain.norm = node = after
+        after = _only_user(node)
+    elif after is not None and _is(after, owner, nn.BatchNorm2d) and alone(owner, after):
         norm = owner.get_submodule(after.target)
         if norm.training or norm.running_mean is None:
             return
@@ -159,7 +173,7 @@ def _follow(
         chain.add, after = after, _only_user(after)
     if after is None or not _is_relu(after, owner):
         return
-    if after.op == "call_module" and _hooked(owner.get_submodule(after.target)):
+    if after.op == "call_module" and is_hooked(owner.get_submodule(after.target)):
         return
     apart = after.op == "call_module" and alone(owner, after)
     if rewrites or (apart and chain.add is None):
@@ -168,19 +182,19 @@ def _follow(
 
 def _is_add(chain: Chain, node: fx.Node, add: fx.Node) -> bool:
     """Whether a residual is added to the node, and can be where the convolution is computed."""
-    if not (
-        (add.op == "call_function" and add.target in _ADDS)
-        or (add.op == "call_method" and add.target in ("add", "add_"))
-    ):
-        return False
-    if add.kwargs or len(add.args) != 2:
-        return False
-    other = _other(add, node)
-    if not isinstance(other, fx.Node) or other is node:
+    if not _adds_tensors(add) or _other(add, node) is node:
         return False
     if add.target in _IN_PLACE_ADDS and add.args[0] is not node:
         return False  # what it overwrites may be read elsewhere
     return _can_wait(chain, add)
+
+
+def _adds_tensors(node: fx.Node) -> bool:
+    """Whether a node adds two results, by any spelling."""
+    called = node.op == "call_function" and node.target in _ADDS
+    called = called or (node.op == "call_method" and node.target in ("add", "add_"))
+    plain = not node.kwargs and len(node.args) == 2
+    return called and plain and all(isinstance(arg, fx.Node) for arg in node.args)
 
 
 def _other(add: fx.Node, node: fx.Node) -> object:
@@ -247,7 +261,8 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _hooked(layer: nn.Module) -> bool:
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether something beside its forward watches or changes a layer."""
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
     return any(hooks) or hasattr(layer, "parametrizations")
 
