@@ -15,6 +15,7 @@ from .linear import LinearError, linear
 from .nn import SparseConv2d, SparseLinear
 from .scales import Scales
 from .swap import swap
+from .table import Table
 from .weight import SparseWeight, pack
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SparseConvWeight",
     "SparseLinear",
     "SparseWeight",
+    "Table",
     "backend",
     "calibrate",
     "conv2d",
