@@ -39,7 +39,7 @@ class EncoderLayer(nn.Module):
     @property
     def reciprocal(self) -> Tensor | None:
         """Of the step in which the layer takes its input, if its products share one."""
-        return self.inputs[0].reciprocals[0] if _is_int8(self.inputs) else None
+        return self.inputs[0].reciprocal if _is_int8(self.inputs) else None
 
     def forward(
         self, x: Tensor, rounded: Tensor | None, mask: Tensor | None, after: Tensor | None
@@ -51,7 +51,7 @@ class EncoderLayer(nn.Module):
         given = x if rounded is None else rounded
         seen = self._attention([product(given) for product in self.inputs], mask)
         x = self.output(seen, x)
-        own = self.up.reciprocals[0] if self.up.scales is not None else None
+        own = self.up.reciprocal if self.up.scales is not None else None
         x, rounded = norm(x, self.attention_norm, own)
         inner = self.up(x if rounded is None else rounded)
         return norm(self.down(inner, x), self.output_norm, after)

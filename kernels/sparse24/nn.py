@@ -73,10 +73,10 @@ class PackedLayer(nn.Module):
         if self.scales is None:
             return x, residual, None, None
         if x.dtype is not torch.int8:
-            x = to_int8(x, self.reciprocals[0])
+            x = to_int8(x, self.reciprocal)
         if residual is not None and (residual.dtype is torch.int8) != (self.result is torch.int8):
             if self.result is torch.int8:
-                residual = to_int8(residual, self.reciprocals[1])
+                residual = to_int8(residual, self.residual_reciprocal)
             else:
                 residual = from_int8(residual, self.residual_step, self.result)
         return x, residual, self.result, self.call_scales
@@ -88,7 +88,8 @@ class PackedLayer(nn.Module):
         self.call_scales = scales if scales.out is not None else replace(scales, residual=None)
         step = scales.residual or 1.0
         self.residual_step = torch.tensor(step, device=device)
-        self.reciprocals = torch.tensor([1 / scales.x, 1 / step], device=device)
+        self.residual_reciprocal = torch.tensor(1 / step, device=device)
+        self.reciprocal = torch.tensor(1 / scales.x, device=device)
         self.call_scales.of_sums(
             self._weight.shape[0], device
         )  # made here, as in a graph it cannot be

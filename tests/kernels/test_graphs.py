@@ -1,4 +1,4 @@
-"""Graphs: one recording per shape, copies, and what cannot be recorded; recordings are stand-ins."""
+"""Graphs: one recording per shape, copies, refusals; a stand-in records where there is no GPU."""
 
 from typing import NamedTuple
 

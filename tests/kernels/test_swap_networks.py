@@ -14,8 +14,8 @@ from sparse24.encoder import Encoder
 from tests.kernels.networks import RESNETS, apart, bert, resnet
 from workbench import sparsity
 
-# A rounding errs by at most 2^-11 (fp16) or 2^-8 (bf16), in the mean square by 0.41 of that. Weights
-# and results of a block are some eight of them, sqrt(8) * 0.41 = 1.2; of a whole network some 32, 2.3.
+# A rounding errs by at most 2^-11 (fp16) or 2^-8 (bf16), in the mean square by 0.41 of that.
+# Weights and results of a block are some eight, sqrt(8) * 0.41 = 1.2; of a network some 32, 2.3.
 UNIT = {"fp16": 2**-11, "bf16": 2**-8}
 BLOCK = {precision: 2 * unit for precision, unit in UNIT.items()}
 WHOLE = {precision: 4 * unit for precision, unit in UNIT.items()}
