@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .encoder import Encoder, EncoderLayer
-from .fusion import is_hooked, place
+from .fusion import activation_of, is_hooked, place
 from .layout import PackError
 from .nn import SparseLinear
-from .reference import activated
-from .seam import ACTIVATIONS
 from .table import Given, Layer, measured
 
 
@@ -98,11 +96,14 @@ class _Maker:
         try:
             attention = part(family.attention)
             norms = tuple(part(name) for name in family.norms)
-            activation = _activation(part(family.activation))
+            activation = activation_of(part(family.activation))
             self._refuse(attention.config)
             heads, scale = attention.num_attention_heads, attention.scaling
         except AttributeError as error:
             raise Unfused(f"{self.name} is of another version of its library: {error}") from None
+        if activation is None:
+            found = type(part(family.activation)).__name__
+            raise Unfused(f"the activation of {self.name}, {found}, is none of relu and the GELUs")
         if any(type(norm) is not nn.LayerNorm for norm in norms):
             raise Unfused(f"{self.name} has other norms than nn.LayerNorm")
         inputs = self._inputs()
@@ -201,13 +202,3 @@ def _joined(biases: list[Tensor | None]) -> nn.Parameter | None:
             raise Unfused("of query, key and value some have a bias and some do not")
         return None
     return nn.Parameter(torch.cat([bias.detach() for bias in biases]), requires_grad=False)
-
-
-def _activation(module: nn.Module) -> str:
-    """The name of an activation, told by what it computes."""
-    x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
-    found = module(x)
-    for name in ("relu", "gelu", "gelu_tanh"):
-        if torch.allclose(found, activated(x, ACTIVATIONS[name]), rtol=0, atol=1e-6):
-            return name
-    raise Unfused(f"its activation {module} is none of relu, gelu and gelu_tanh")

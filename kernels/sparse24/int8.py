@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from .fusion import UNTRACEABLE
-from .nn import PackedLayer
+from .packed_layer import PackedLayer
 from .rounding import LEVELS
 from .run import run
+from .tracing import whole_graph
 
 _ADDS = ("add", "add_", "__add__", "__iadd__")
 
@@ -55,9 +55,8 @@ def connect(model: nn.Module) -> bool:
     What is read elsewhere, or by an add whose step is not known, stays a float. False if the model
     cannot be traced whole, so that nothing is known and all results stay floats.
     """
-    try:
-        graph = _Whole().trace(model)
-    except UNTRACEABLE:
+    graph = whole_graph(model)
+    if graph is None:
         return False
     uses: dict[PackedLayer, list[float | None]] = defaultdict(list)
     added = Counter()
@@ -100,13 +99,6 @@ def _passes(node: fx.Node, model: nn.Module) -> bool:
         return False
     layer = model.get_submodule(node.target)
     return type(layer) is nn.Identity or (type(layer) is nn.Dropout and not layer.training)
-
-
-class _Whole(fx.Tracer):
-    """Traces through all that is not of torch or packed."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PackedLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Ranges(TorchFunctionMode):

@@ -13,11 +13,14 @@ from . import fusion, int8
 from .families import swap_encoders
 from .geometry import GeometryError
 from .layout import PackError
-from .nn import PackedLayer, SparseConv2d, SparseLinear
+from .nn import SparseConv2d, SparseLinear
+from .packed_layer import PackedLayer
 from .run import Example, sizes
 from .table import Given, Layer, Table, measured
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}  # of floats
+PACKED = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
+UNSEEN = "swap got no example that reaches it"
 
 
 def swap(
@@ -39,11 +42,11 @@ def swap(
     those of `calibrate(model, example)`.
 
     The batch norm behind a convolution of a model in eval mode is folded into it, dense or packed;
-    into a packed one go the ReLU and the residual's add too, where fusion.py finds that safe (it
-    puts a traced copy in the place of a block whose forward changes). The layers of an encoder that
-    families.py knows become one module, with GELU, residuals and the merged query, key and value in
-    the products. Layers that are not 2:4, of other types or with a shared weight stay, with the
-    reason in their row of the table.
+    into a packed layer go the ReLU or GELU and the residual's add too, where fusion.py finds that
+    safe (it puts a traced copy in the place of a block whose forward changes). The layers of an
+    encoder that families.py knows become one module, query, key and value one product. Layers that
+    are not 2:4, of other types or with a shared weight stay, with the reason in their row of the
+    table.
 
     Where the weights lie on a GPU (or with `measure=True`) each shape is measured, once per device,
     and what was fastest runs; a layer where dense wins at every size stays dense. Sizes are those
@@ -56,23 +59,18 @@ def swap(
     names = {layer: name for name, layer in model.named_modules()}
     chains, done, added = fusion.find(model), [], set()
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear):
-            row, new = _swapped(name, layer, shared.get(name), given)
-            if new is not None:
-                fusion.place(model, name, new)
-            table.append(row)
-        elif isinstance(layer, nn.Conv2d):
-            chain = chains.get(layer)
-            addend = None
-            if chain is not None and chain.add is not None:
-                addend = chain.addend(names[chain.owner])
-                added.add(name)
-            row, new = _convolved(name, layer, shared.get(name), given, chain, addend)
-            if new is not None and chain is not None:
-                done.append((chain, new, row.swapped))
-            elif new is not None:
-                fusion.place(model, name, new)
-            table.append(row)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            continue
+        chain, addend = chains.get(layer), None
+        if chain is not None and chain.add is not None:
+            addend = chain.addend(names[chain.owner])
+            added.add(name)
+        row, new = _replaced(name, layer, shared.get(name), given, chain, addend)
+        if new is not None and chain is not None:
+            done.append((chain, new, row.swapped))
+        elif new is not None:
+            fusion.place(model, name, new)
+        table.append(row)
     fusion.apply(model, done)
     if given.dtype is not None:
         _cast(model, given.dtype)
@@ -110,34 +108,17 @@ def _given(
     return Given(PRECISIONS.get(precision), scales, tokens, found, measure, tuning)
 
 
-def _swapped(
-    name: str, layer: nn.Linear, other: str | None, given: Given
-) -> tuple[Layer, SparseLinear | None]:
-    row = partial(Layer, name, type(layer).__name__, tuple(layer.weight.shape))
-    if reason := _owned(layer, nn.Linear, other):
-        return row(False, reason), None
-    try:
-        new = SparseLinear.of(layer, None, given.dtype, given.scales_of(name, layer.weight))
-    except PackError as error:
-        return row(False, str(error)), None
-    if not given.measures(layer.weight) or new.scales is not None:
-        return row(True, "2:4, not measured"), new
-    dense = layer.weight.to(new.weight.dtype)
-    swapped, reason, times = measured(new, False, given.rows(name), given, dense)
-    return row(swapped, reason, times), new if swapped else None
-
-
-def _convolved(
+def _replaced(
     name: str,
-    layer: nn.Conv2d,
+    layer: nn.Linear | nn.Conv2d,
     other: str | None,
     given: Given,
     chain: fusion.Chain | None,
     addend: str | None,
 ) -> tuple[Layer, nn.Module | None]:
-    """The row of a convolution and what takes its place, the batch norm folded into it."""
+    """The row of a layer and what takes its place, a batch norm folded into it."""
     row = partial(Layer, name, type(layer).__name__, tuple(layer.weight.shape))
-    if reason := _owned(layer, nn.Conv2d, other):
+    if reason := _owned(layer, other):
         return row(False, reason), None
     folds = chain is not None and chain.folds
     if folds:
@@ -145,22 +126,21 @@ def _convolved(
         layer._parameters = dict(layer._parameters)
         layer.weight, layer.bias = chain.folded()
     after = "; batch norm folded" if folds else ""
-    activation = "relu" if chain is not None and chain.relu is not None else None
+    activation = None if chain is None else chain.activation
     scales = given.scales_of(name, layer.weight, addend)
     try:
-        new = SparseConv2d.of(layer, activation, given.dtype, scales)
+        new = PACKED[type(layer)].of(layer, activation, given.dtype, scales)
     except (PackError, GeometryError) as error:
         return row(False, f"{error}{after}"), layer if folds else None
-    residual = chain is not None and chain.add is not None
-    fused = f"{after}; residual fused" if residual else after
+    fused = f"{after}; residual fused" if addend else after
     fused += f"; {activation} fused" if activation else ""
     if not given.measures(layer.weight) or scales is not None:
         return row(True, f"2:4, not measured{fused}"), new
-    images = given.sizes.get(name)
-    if not images:
-        return row(True, f"2:4, not measured: swap got no example that reaches it{fused}"), new
+    counts = given.counts(name, layer)
+    if not counts:
+        return row(True, f"2:4, not measured: {UNSEEN}{fused}"), new
     dense = layer.weight.to(new.weight.dtype)
-    swapped, reason, times = measured(new, residual, images, given, dense)
+    swapped, reason, times = measured(new, addend is not None, counts, given, dense)
     if not swapped:
         return row(False, f"{reason}{after}", times), layer if folds else None
     return row(True, f"{reason}{fused}", times), new
@@ -182,21 +162,21 @@ def _told(row: Layer, layer: PackedLayer, residual: bool, given: Given, traced: 
     after = f"; INT8, {result} result" + ("" if traced else ": the model cannot be traced whole")
     if not given.measures(layer.packed):
         return replace(row, reason=row.reason + after)
-    images = given.sizes.get(row.name)
-    if isinstance(layer, SparseConv2d) and not images:
-        unseen = "2:4, not measured: swap got no example that reaches it"
-        return replace(row, reason=row.reason.replace("2:4, not measured", unseen) + after)
-    sizes = images if isinstance(layer, SparseConv2d) else given.rows(row.name)
-    swapped, reason, times = measured(layer, residual, sizes, given)
+    counts = given.counts(row.name, layer)
+    if not counts:
+        reason = row.reason.replace("not measured", f"not measured: {UNSEEN}")
+        return replace(row, reason=reason + after)
+    swapped, reason, times = measured(layer, residual, counts, given)
     reason = row.reason.replace("2:4, not measured", reason) + after
     return replace(row, swapped=swapped, reason=reason, times=times)
 
 
-def _owned(layer: nn.Module, kind: type[nn.Module], other: str | None) -> str:
+def _owned(layer: nn.Module, other: str | None) -> str:
     """Why a layer is not to be replaced whatever its weight is."""
-    if type(layer) is not kind:
+    if type(layer) not in PACKED:
+        kind = "Linear" if isinstance(layer, nn.Linear) else "Conv2d"
         own = type(layer).__name__
-        return f"a {own}, whose owner may read its weight: only nn.{kind.__name__} is replaced"
+        return f"a {own}, whose owner may read its weight: only nn.{kind} is replaced"
     return "" if other is None else f"its weight is also that of {other}"
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .candidates import Rung
 from .dispatch import TOKENS, tune, tune_conv2d
-from .nn import PackedLayer, SparseConv2d
+from .nn import SparseConv2d
+from .packed_layer import PackedLayer
 from .scales import Scales
 
 Images = tuple[int, int, int]  # batch, height, width
@@ -60,6 +61,12 @@ class Given(NamedTuple):
     def rows(self, name: str) -> Sequence[int]:
         """The numbers of tokens at which a Linear is measured."""
         return self.tokens or sorted(self.sizes.get(name, ())) or TOKENS
+
+    def counts(self, name: str, layer: nn.Module) -> Sequence[int | Images]:
+        """The numbers of tokens, or the images, at which a layer is measured; it may be none."""
+        if isinstance(layer, nn.Conv2d | SparseConv2d):
+            return sorted(self.sizes.get(name, ()))
+        return self.rows(name)
 
     def scales_of(self, name: str, weight: Tensor, addend: str | None = None) -> Scales | None:
         """The steps of an INT8 layer; None for one that has none and stays in floats."""

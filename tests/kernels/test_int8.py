@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import sparse24
 from sparse24.int8 import connect
-from sparse24.nn import PackedLayer
+from sparse24.packed_layer import PackedLayer
 from sparse24.rounding import norm, to_int8
 from tests.kernels.networks import RESNETS, apart, bert, resnet
 from workbench import quant
@@ -266,6 +266,21 @@ def test_a_result_is_int8_only_where_int8_layers_alone_read_it(kind: str, is_int
         else "float result: the model cannot be traced whole" if kind == "untraceable"
         else "INT8, float result"
     )  # fmt: skip
+
+
+class Optional(Reads):
+    """Reads the first result as a float unless a second input is given."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.one(x)
+        return y.tanh() if mask is None else self.two(y)
+
+
+def test_a_branch_on_what_is_given_is_not_guessed() -> None:
+    model, x = Optional("").eval(), torch.randn(16, 8)
+    wanted = call(model, x)
+    sparse24.swap(model, precision="int8", scales={"one": 0.03, "two": 0.03})
+    assert apart(call(model, x), wanted) < 0.05
 
 
 def test_casting_a_model_leaves_the_steps_as_they_are() -> None:

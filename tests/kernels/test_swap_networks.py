@@ -156,7 +156,7 @@ def broken(model: BertModel) -> None:
 @pytest.mark.parametrize(
     ("changes", "spoil", "reason"),
     [
-        ({"hidden_act": "silu"}, None, "none of relu, gelu and gelu_tanh"),
+        ({"hidden_act": "silu"}, None, "SiLUActivation, is none of relu and the GELUs"),
         ({"is_decoder": True}, None, "it is a decoder"),
         ({"chunk_size_feed_forward": 4}, None, "runs in chunks"),
         ({}, lambda model: model.train(), "it trains, with dropout"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparse24
-from sparse24.nn import PackedLayer
+from sparse24.packed_layer import PackedLayer
 from workbench import deploy, stages
 from workbench.record import read
 from workbench.stages import Work
