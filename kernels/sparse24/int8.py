@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 from .packed_layer import PackedLayer
 from .rounding import LEVELS
-from .run import run
+from .run import Example, run
 from .tracing import whole_graph
 
 _ADDS = ("add", "add_", "__add__", "__iadd__")
 
 
-def calibrate(model: nn.Module, example: Any) -> dict[str, float]:
-    """The steps for `swap(..., "int8", scales=...)`: largest magnitude / 127 in the example.
+def calibrate(model: nn.Module, example: Example | list[Example]) -> dict[str, float]:
+    """The steps for `swap(..., "int8", scales=...)`: largest magnitude / 127 in the examples.
 
     By name: `<layer>` of the input of a Linear or Conv2d; `<module>:add<n>.left` and `.right` of
     the operands of the adds that a module runs, in their order.

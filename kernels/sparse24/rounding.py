@@ -42,7 +42,8 @@ def norm(x: Tensor, layer: nn.LayerNorm, reciprocal: Tensor | None) -> tuple[Ten
     told = layer.normalized_shape, layer.weight, layer.bias, layer.eps
     if reciprocal is None:
         return F.layer_norm(x, *told), None
-    return _kernel(_normed, x)(x, *told, reciprocal)
+    found = _kernel(_normed, x)(x.reshape(-1, *layer.normalized_shape), *told, reciprocal)
+    return tuple(each.view(x.shape) for each in found)
 
 
 def _rounded(x: Tensor, reciprocal: Tensor) -> Tensor:

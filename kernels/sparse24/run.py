@@ -1,4 +1,4 @@
-"""Running a model on an example: a tensor, a tuple of arguments or a mapping of named ones."""
+"""Running a model on examples: tensors, tuples of arguments or mappings of named ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,16 @@ from torch.utils._pytree import tree_map
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
-def run(model: nn.Module, example: Example) -> Any:
-    """The model's result, without gradients; the example's floats are cast to the model's type."""
+def run(model: nn.Module, example: Example | list[Example]) -> None:
+    """Run the model on one example, or on each of a list, without gradients.
+
+    The floats of an example are cast to the model's type.
+    """
+    for each in example if isinstance(example, list) else [example]:
+        _run(model, each)
+
+
+def _run(model: nn.Module, example: Example) -> None:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
     def cast(leaf: Any) -> Any:
@@ -20,13 +28,13 @@ def run(model: nn.Module, example: Example) -> Any:
 
     with torch.no_grad():
         if isinstance(example, Mapping):
-            return model(**{name: tree_map(cast, value) for name, value in example.items()})
-        args = example if isinstance(example, tuple) else (example,)
-        return model(*tree_map(cast, args))
+            model(**{name: tree_map(cast, value) for name, value in example.items()})
+        else:
+            model(*tree_map(cast, example if isinstance(example, tuple) else (example,)))
 
 
-def sizes(model: nn.Module, example: Example) -> dict[str, set]:
-    """What layers get when the model runs the example, by name.
+def sizes(model: nn.Module, example: Example | list[Example]) -> dict[str, set]:
+    """What layers get when the model runs the examples, by name.
 
     Of a Conv2d images (batch, height, width), of a Linear numbers of rows.
     """

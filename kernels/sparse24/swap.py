@@ -27,7 +27,7 @@ def swap(
     model: nn.Module,
     tokens: Sequence[int] | None = None,
     measure: bool | None = None,
-    example: Example | None = None,
+    example: Example | list[Example] | None = None,
     precision: str | None = None,
     scales: Mapping[str, float | Tensor] | None = None,
     **tuning: Any,
@@ -50,8 +50,9 @@ def swap(
 
     Where the weights lie on a GPU (or with `measure=True`) each shape is measured, once per device,
     and what was fastest runs; a layer where dense wins at every size stays dense. Sizes are those
-    that layers get when the model runs `example` (a tensor, a tuple of arguments or a mapping of
-    named ones), or for Linears `tokens`, numbers of rows; convolutions are not measured without it.
+    that layers get when the model runs `example` (a tensor, a tuple of arguments, a mapping of
+    named ones, or a list of such), or for Linears `tokens`, numbers of rows; convolutions are not
+    measured without it.
     """
     given = _given(model, tokens, measure, example, precision, scales, tuning)
     shared = _shared(model)
@@ -81,7 +82,7 @@ def _given(
     model: nn.Module,
     tokens: Sequence[int] | None,
     measure: bool | None,
-    example: Example | None,
+    example: Example | list[Example] | None,
     precision: str | None,
     scales: Mapping[str, float | Tensor] | None,
     tuning: dict[str, Any],
