@@ -17,7 +17,8 @@ from workbench import dag
 from workbench.quant import Quantized
 from workbench.quant.files import restored
 from workbench.record import read
-from workbench.stages.work import Work, load, recorded_weights
+from workbench.stages.weights import load, recorded_weights
+from workbench.stages.work import Work
 
 FILES = {"dense": "final", "retrain": "final", "quantize": "int8"}
 

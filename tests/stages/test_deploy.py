@@ -13,7 +13,7 @@ from workbench import deploy, quant, stages
 from workbench.quant.files import restored
 from workbench.record import read
 from workbench.stages import Work
-from workbench.stages.work import StageError, read_weights
+from workbench.stages.weights import StageError, read_weights
 
 CELLS = (("dense", "dense"), ("2to4", "prune"), ("2to4", "retrain"), ("2to4", "quantize"))
 
