@@ -51,6 +51,7 @@ MAY = {
         "quant",
     },
     "bench": {"files", "provenance", "resolve"},
+    "deploy": {"dag", "quant", "record", "stages"},
     "inventory": {"dag", "models", "resolve", "sparsity", "tasks"},
     "track": {"files", "record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
@@ -173,8 +174,9 @@ def test_sparse24_stands_on_torch_alone() -> None:
         assert not roots & {"workbench", "numpy", "pandas", "transformers", "torchvision"}, path
 
 
-def test_the_workbench_uses_sparse24_in_its_benchmark_alone() -> None:
-    assert {part_of(path) for path in FILES if _roots(path) & {"sparse24"}} == {"bench"}
+def test_the_workbench_uses_sparse24_in_its_benchmark_and_to_deploy_alone() -> None:
+    found = {part_of(path) for path in FILES if _roots(path) & {"sparse24"}}
+    assert found == {"bench", "deploy"}
 
 
 def _roots(path: Path) -> set[str]:

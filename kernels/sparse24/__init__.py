@@ -8,11 +8,14 @@ from .dispatch import tune, tune_conv2d
 from .explain import backend, why
 from .geometry import GeometryError
 from .gradients import weight_gradient
+from .graphs import GraphError, Graphs
+from .int8 import calibrate
 from .layout import PackError
 from .linear import LinearError, linear
 from .nn import SparseConv2d, SparseLinear
 from .scales import Scales
 from .swap import swap
+from .table import Table
 from .weight import SparseWeight, pack
 
 __all__ = [
@@ -20,6 +23,8 @@ __all__ = [
     "BuildError",
     "ConvError",
     "GeometryError",
+    "GraphError",
+    "Graphs",
     "LinearError",
     "PackError",
     "Scales",
@@ -27,7 +32,9 @@ __all__ = [
     "SparseConvWeight",
     "SparseLinear",
     "SparseWeight",
+    "Table",
     "backend",
+    "calibrate",
     "conv2d",
     "linear",
     "pack",

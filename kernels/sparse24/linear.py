@@ -102,7 +102,7 @@ def finish_of(
     scale, residual_scale, out_scale = None, 1.0, 1.0
     if scales is not None:
         scale = scales.of_sums(w.out_features, w.device)
-        residual_scale = scales.residual
+        residual_scale = 1.0 if scales.residual is None else scales.residual
         out_scale = 1.0 if scales.out is None else 1 / scales.out
     if w.dtype is torch.int8 or scales is not None:
         _refuse_scales(out, scales, bias is residual is activation is None)

@@ -1,8 +1,8 @@
 """Layers with packed weights: SparseLinear and SparseConv2d."""
 
-from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from .conv_weight import SparseConvWeight, pack_conv2d
@@ -10,64 +10,28 @@ from .convolution import conv2d
 from .geometry import Geometry
 from .layout import PackError
 from .linear import linear
-from .reference import activated
-from .seam import ACTIVATIONS
-from .weight import PackedWeight, pack
-
-
-class PackedLayer(nn.Module):
-    """What layers with a packed weight share: in a state dict `packed`, `header` and `bias`."""
-
-    def __init__(
-        self, weight: PackedWeight, bias: Tensor | None = None, activation: str | None = None
-    ) -> None:
-        """Takes the weight as it is; `activation` is computed in the same kernel."""
-        super().__init__()
-        self.activation = activation
-        self.register_buffer("packed", weight.packed)
-        self.register_buffer("header", weight.header())
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), bias.requires_grad)
-        self._weight = weight
-
-    @property
-    def weight(self) -> PackedWeight:
-        """The packed weight."""
-        return self._weight
-
-    def extra_repr(self) -> str:
-        """The weight's text."""
-        after = f", activation={self.activation!r}" if self.activation else ""
-        return f"{self._weight!r}, bias={self.bias is not None}{after}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
-        super()._apply(fn, *args, **kwargs)
-        self._follow()
-        return self
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any
-    ) -> None:
-        given = state_dict.get(prefix + "header")
-        if given is not None:
-            told, own = map(self._weight.read_header, (given, self._weight.header()))
-            if told != own:
-                raise PackError(f"{prefix}header says {told}; this layer's weight is {own}")
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._follow()
-
-    def _follow(self) -> None:
-        """Buffers may have been moved or replaced: the weight is what they hold now."""
-        if self._weight.packed is not self.packed:
-            self._weight = self._weight.of(self.packed)
+from .packed_layer import PackedLayer, converted
+from .scales import Scales
+from .weight import pack
 
 
 class SparseLinear(PackedLayer):
     """A Linear whose weight is packed."""
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> Self:
-        """The packed form of a 2:4 Linear; PackError if it is not 2:4."""
-        return cls(pack(layer.weight), layer.bias).train(layer.training)
+    def of(
+        cls,
+        layer: nn.Linear,
+        activation: str | None = None,
+        dtype: torch.dtype | None = None,
+        scales: Scales | None = None,
+    ) -> Self:
+        """The packed form of a 2:4 Linear; PackError if it is not 2:4.
+
+        In another type if one is given; with scales in INT8, whose float results are of `dtype`.
+        """
+        weight, *rest = converted(layer, dtype, scales)
+        return cls(pack(weight), rest[0], activation, *rest[1:]).train(layer.training)
 
     @property
     def in_features(self) -> int:
@@ -79,9 +43,11 @@ class SparseLinear(PackedLayer):
         """Size of the result's last dimension."""
         return self._weight.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """activation(x @ weight^T + bias), [..., out]."""
-        return linear(x, self._weight, self.bias, self.activation)
+    def _shape(self, x: Tensor) -> tuple[int, ...]:
+        return *x.shape[:-1], self.out_features
+
+    def _product(self, x: Tensor, *after: Any) -> Tensor:
+        return linear(x, self._weight, self.bias, *after)
 
     def dense(self) -> nn.Linear:
         """The Linear that was packed."""
@@ -102,20 +68,32 @@ class SparseConv2d(PackedLayer):
         padding: int | tuple[int, int] | str = 0,
         dilation: int | tuple[int, int] = 1,
         activation: str | None = None,
+        scales: Scales | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Takes the weight as it is, groups and kernel with it; GeometryError for the rest."""
-        super().__init__(weight, bias, activation)
+        super().__init__(weight, bias, activation, scales, dtype)
         self.geometry = Geometry.of(weight.kernel, stride, padding, dilation)
 
     @classmethod
-    def of(cls, layer: nn.Conv2d, activation: str | None = None) -> Self:
-        """The packed form of a Conv2d; PackError or GeometryError says why there is none."""
+    def of(
+        cls,
+        layer: nn.Conv2d,
+        activation: str | None = None,
+        dtype: torch.dtype | None = None,
+        scales: Scales | None = None,
+    ) -> Self:
+        """The packed form of a Conv2d; PackError or GeometryError says why there is none.
+
+        Type and scales as of a SparseLinear.
+        """
         if layer.padding_mode != "zeros":
             raise PackError(f"its padding is {layer.padding_mode}, ours of zeros: keep it dense")
         walk = layer.stride, layer.padding, layer.dilation
         Geometry.of(layer.kernel_size, *walk)  # before the weight, which takes longer
-        weight = pack_conv2d(layer.weight, layer.groups)
-        return cls(weight, layer.bias, *walk, activation).train(layer.training)
+        weight, *rest = converted(layer, dtype, scales)
+        packed = pack_conv2d(weight, layer.groups)
+        return cls(packed, rest[0], *walk, activation, *rest[1:]).train(layer.training)
 
     @property
     def in_channels(self) -> int:
@@ -127,18 +105,12 @@ class SparseConv2d(PackedLayer):
         """Channels of the result."""
         return self._weight.out_channels
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """activation(convolution + bias + residual), [batch, out, height, width].
+    def _shape(self, x: Tensor) -> tuple[int, ...]:
+        return x.shape[0], self.out_channels, *self.geometry.out(*x.shape[2:])
 
-        A residual that is broadcast or of another type is added by torch.
-        """
+    def _product(self, x: Tensor, *after: Any) -> Tensor:
         _, *walk = self.geometry
-        w, activation = self._weight, self.activation
-        shape = x.shape[0], w.out_channels, *self.geometry.out(*x.shape[2:])
-        if residual is None or (residual.shape == shape and residual.dtype == x.dtype):
-            return conv2d(x, w, self.bias, *walk, activation=activation, residual=residual)
-        total = conv2d(x, w, self.bias, *walk) + residual
-        return activated(total, ACTIVATIONS[activation])
+        return conv2d(x, self._weight, self.bias, *walk, None, *after)
 
     def dense(self) -> nn.Conv2d:
         """The Conv2d that was packed, without the activation."""

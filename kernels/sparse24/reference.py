@@ -99,8 +99,10 @@ def epilogue(
     if bias is not None:
         total = total + bias.to(total.dtype)
     if residual is not None:
-        total = total + residual.to(total.dtype) * residual_scale
-    return activated(total, activation) * out_scale
+        added = residual.to(total.dtype)
+        total = total + (added if residual_scale == 1.0 else added * residual_scale)
+    result = activated(total, activation)
+    return result if out_scale == 1.0 else result * out_scale  # not a kernel for nothing
 
 
 def activated(total: Tensor, activation: int) -> Tensor:

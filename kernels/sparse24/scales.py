@@ -5,19 +5,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .seam import DTYPES, TYPES
+
 
 @dataclass(frozen=True, eq=False)
 class Scales:
     """The step that one unit of an int8 or float8 value stands for.
 
     weight: of the weight, one number or one for each output channel [out]; x: of the input;
-    out: of an int8 result, which is asked for by giving it; residual: of an int8 residual.
+    out: of an int8 result, which is asked for by giving it; residual: of an int8 residual, by
+    default 1, as of one that is no int8.
     """
 
     weight: Tensor | float = 1.0
     x: float = 1.0
     out: float | None = None
-    residual: float = 1.0
+    residual: float | None = None
     _whole: dict[tuple[int, torch.device], Tensor] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -41,6 +44,23 @@ class Scales:
             whole = self._made(out_features, device)
             self._whole[out_features, device] = whole
         return whole
+
+    def bits(self, dtype: torch.dtype) -> Tensor:
+        """All of it, and the type of a float result, int32 [4 + out] for a state dict.
+
+        The bits of float32 numbers, which casting a model does not reach; 0 for what is not given.
+        """
+        numbers = [value or 0.0 for value in (self.x, self.out, self.residual)]
+        weight = torch.as_tensor(self.weight).detach().float().flatten()
+        values = torch.cat([weight.new_tensor(numbers), weight]).view(torch.int32)
+        return torch.cat([values.new_tensor([TYPES[dtype]]), values])
+
+    @classmethod
+    def read(cls, bits: Tensor) -> tuple["Scales", torch.dtype]:
+        """The inverse of `bits`."""
+        values = bits[1:].view(torch.float32)
+        x, out, residual = values[:3].tolist()
+        return cls(values[3:].clone(), x, out or None, residual or None), DTYPES[int(bits[0])]
 
     def _made(self, out_features: int, device: torch.device) -> Tensor:
         if not isinstance(self.weight, Tensor):

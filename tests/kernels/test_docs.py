@@ -20,7 +20,7 @@ def test_the_examples_run(block, tmp_path, monkeypatch, capsys) -> None:
 
 def test_every_name_on_the_page_is_public() -> None:
     named = set(re.findall(r"sparse24\.(\w+)\(", "\n".join(BLOCKS)))
-    named |= {"Scales", "weight_gradient", "tune", "tune_conv2d", "backend"}
+    named |= {"Scales", "Graphs", "calibrate", "weight_gradient", "tune", "tune_conv2d", "backend"}
     assert named <= set(sparse24.__all__)
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import sparse24
 from sparse24 import draw
@@ -40,7 +41,7 @@ def test_swap_replaces_what_is_2to4_and_says_why_not_of_the_rest() -> None:
     before = net(x)
     table = sparse24.swap(net)
     reasons = {layer.name: (layer.swapped, layer.reason) for layer in table}
-    assert reasons["body.0"] == (True, "2:4, not measured")
+    assert reasons["body.0"] == (True, "2:4, not measured; relu fused")
     assert isinstance(net.body[0], sparse24.SparseLinear)
     assert isinstance(net.body[2], sparse24.SparseLinear)
     assert "a NonDynamicallyQuantizableLinear" in reasons["attention.out_proj"][1]
@@ -118,6 +119,45 @@ def test_a_layer_trains_its_bias_and_its_input() -> None:
     assert layer.bias.grad.tolist() == [3.0] * 24
     assert x.grad.shape == x.shape
     assert [name for name, _ in layer.named_parameters()] == ["bias"]
+
+
+class Block(nn.Module):
+    """x + f(x) of two linear layers, written with functions."""
+
+    def __init__(self, shift: tuple[int, ...] = (16,)) -> None:
+        super().__init__()
+        self.up, self.down = linear_2to4(24, 16, 1), linear_2to4(16, 24, 2)
+        self.own, self.shift = len(shift) == 1, nn.Parameter(torch.ones(shift).half())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = F.gelu(self.up(x), approximate="tanh")
+        return torch.relu(self.down(inner) + (x if self.own else self.shift))
+
+
+@pytest.mark.parametrize("shift", [(16,), (1, 16)], ids=["residual", "broadcast"])
+def test_gelu_residual_and_relu_behind_linear_layers_are_fused(shift) -> None:
+    model, x = nn.Sequential(Block(shift), nn.Identity()), torch.randn(3, 5, 16).half()
+    wanted = model(x)
+    table = sparse24.swap(model)
+    assert table[0].reason == "2:4, not measured; gelu_tanh fused"
+    assert table[1].reason == "2:4, not measured; residual fused; relu fused"
+    called = [node.op for node in model[0].graph.nodes if node.op.startswith("call")]
+    assert called == ["call_module"] * 2
+    torch.testing.assert_close(model(x), wanted, rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [(nn.GELU(), "gelu"), (nn.GELU("tanh"), "gelu_tanh"), (nn.ReLU(), "relu"), (nn.SiLU(), None)],
+)
+def test_an_activation_of_a_sequence_is_fused_if_the_kernel_has_it(activation, name) -> None:
+    model = nn.Sequential(linear_2to4(24, 16, 1), activation, linear_2to4(8, 24, 2))
+    x = torch.randn(3, 16).half()
+    wanted = model(x)
+    sparse24.swap(model)
+    assert model[0].activation == name
+    assert type(model[1]) is (type(activation) if name is None else nn.Identity)
+    torch.testing.assert_close(model(x), wanted, rtol=4e-3, atol=4e-3)
 
 
 def test_a_linear_itself_cannot_be_swapped_in_place() -> None:

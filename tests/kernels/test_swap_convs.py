@@ -256,6 +256,18 @@ def test_convolutions_are_measured_at_the_images_of_the_example(tmp_path) -> Non
         sparse24.swap(conv())
 
 
+def test_each_of_several_examples_is_measured(tmp_path) -> None:
+    model, seen = pruned(nn.Sequential(conv())), set()
+
+    def timer(calls) -> Timing:
+        seen.add(tuple(calls[0].args[1].shape[:3]))
+        return Timing(1.0, 1.0, 1.0)
+
+    given = {"timer": timer, "store": Measured(tmp_path / "times.json"), "measure": True}
+    sparse24.swap(model, example=[torch.randn(1, 8, 6, 6), (torch.randn(4, 8, 5, 6),)], **given)
+    assert seen == {(1, 6, 6), (4, 5, 6)}
+
+
 def test_without_an_example_convolutions_are_not_measured_and_that_is_said() -> None:
     model = pruned(nn.Sequential(conv()))
     (row,) = sparse24.swap(model, measure=True)
