@@ -10,24 +10,16 @@ from workbench.resolve import EXPERIMENTS
 
 def gemm(out: Path, only: list[str], dtypes: str) -> None:
     """Measure the shapes of experiments/bench/gemm.csv; BenchError without a GPU."""
-    from sparse24 import bench, gemms
+    from sparse24 import gemms
 
-    bench.require_gpu()
-    shapes = gemms.shapes_of(EXPERIMENTS / "bench" / "gemm.csv", only)
-    kinds = tuple(dtypes.split(",")) if dtypes else gemms.DTYPES
-    told = gemms.sweep(shapes, kinds, out, provenance.git())
-    print(f"{out}: {len(told['rows'])} rows")
+    _sweep(gemms.BENCHMARK, "gemm.csv", out, only, dtypes)
 
 
 def conv(out: Path, only: list[str], dtypes: str) -> None:
     """Measure the shapes of experiments/bench/conv.csv; BenchError without a GPU."""
-    from sparse24 import bench, convs
+    from sparse24 import convs
 
-    bench.require_gpu()
-    shapes = convs.shapes_of(EXPERIMENTS / "bench" / "conv.csv", only)
-    kinds = tuple(dtypes.split(",")) if dtypes else convs.DTYPES
-    told = convs.sweep(shapes, kinds, out, provenance.git())
-    print(f"{out}: {len(told['rows'])} rows")
+    _sweep(convs.BENCHMARK, "conv.csv", out, only, dtypes)
 
 
 def throughput(out: Path) -> None:
@@ -45,3 +37,13 @@ def throughput(out: Path) -> None:
         "rows": throughput.rows(device),
     }
     write_text(out, json.dumps(told, indent=1) + "\n")
+
+
+def _sweep(benchmark, shapes: str, out: Path, only: list[str], dtypes: str) -> None:  # noqa: ANN001
+    from sparse24 import bench
+
+    bench.require_gpu()
+    chosen = benchmark.shapes_of(EXPERIMENTS / "bench" / shapes, only)
+    kinds = dtypes.split(",") if dtypes else benchmark.dtypes
+    told = benchmark.sweep(chosen, kinds, out, provenance.git())
+    print(f"{out}: {len(told['rows'])} rows")

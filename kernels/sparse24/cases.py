@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,6 @@ def case_of(seed: int) -> Case:
     pick = random.Random(seed)
     dtype = pick.choice(ELEMENTS)
     out = pick.choice(OUTPUTS[dtype])
-    bare = out == torch.int32
     return Case(
         seed=seed,
         tokens=pick.choice([1, 2, 7, 8, 128, pick.randint(1, 300)]),
@@ -110,14 +110,22 @@ def case_of(seed: int) -> Case:
         columns=4 * pick.choice([1, 16, 128, pick.randint(1, 500)]),
         dtype=dtype,
         out=out,
-        sparse=pick.random() < 0.8,
-        bias=None if bare else pick.choice([None, torch.float32, torch.float16, torch.bfloat16]),
-        residual=not bare and pick.random() < 0.3,
-        scale=not bare and (dtype == torch.int8 or pick.random() < 0.3),
-        activation=None if bare else pick.choice(list(ACTIVATIONS)),
-        gain=1.0 if bare else pick.choice([1.0, 1.0, 0.375]),
-        extra=pick.choice([0, 0, 16, 48]),
+        **finish_of(pick, dtype, out),
     )
+
+
+def finish_of(pick: random.Random, dtype: torch.dtype, out: torch.dtype) -> dict[str, Any]:
+    """What a case has beside its sizes and types: pattern, epilogue, and room around x."""
+    bare = out == torch.int32
+    return {
+        "sparse": pick.random() < 0.8,
+        "bias": None if bare else pick.choice([None, torch.float32, torch.float16, torch.bfloat16]),
+        "residual": not bare and pick.random() < 0.3,
+        "scale": not bare and (dtype == torch.int8 or pick.random() < 0.3),
+        "activation": None if bare else pick.choice(list(ACTIVATIONS)),
+        "gain": 1.0 if bare else pick.choice([1.0, 1.0, 0.375]),
+        "extra": pick.choice([0, 0, 16, 48]),
+    }
 
 
 def poisoned(values: Tensor, extra: int = 0) -> Tensor:

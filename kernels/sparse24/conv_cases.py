@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import conv_candidates, draw, reference
-from .cases import Case, poisoned, stale
+from .cases import Case, finish_of, poisoned, stale
 from .conv_weight import SparseConvWeight, pack_conv2d
 from .convolution import conv2d
 from .geometry import Geometry
@@ -99,7 +99,6 @@ def conv_case_of(seed: int) -> ConvCase:
     pick = random.Random(seed)
     dtype = pick.choice(ELEMENTS)
     out = pick.choice(OUTPUTS[dtype])
-    bare = out == torch.int32
     groups, channels, rows = _groups(pick, dtype)
     height, width, geometry = _image(pick)
     batch = pick.choice([1, 1, 2, 3, 5])
@@ -112,13 +111,7 @@ def conv_case_of(seed: int) -> ConvCase:
         columns=kernel[0] * kernel[1] * channels // groups,
         dtype=dtype,
         out=out,
-        sparse=pick.random() < 0.8,
-        bias=None if bare else pick.choice([None, torch.float32, torch.float16, torch.bfloat16]),
-        residual=not bare and pick.random() < 0.3,
-        scale=not bare and (dtype == torch.int8 or pick.random() < 0.3),
-        activation=None if bare else pick.choice(list(ACTIVATIONS)),
-        gain=1.0 if bare else pick.choice([1.0, 1.0, 0.375]),
-        extra=pick.choice([0, 0, 16, 48]),
+        **finish_of(pick, dtype, out),
         batch=batch,
         height=height,
         width=width,

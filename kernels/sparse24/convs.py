@@ -6,19 +6,15 @@ the same result: channels_last, with bias in 16 bits, requantized per channel to
 for which torch has no convolution and dense is our dense mode.
 """
 
-import argparse
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from . import bench, sweeps
+from . import sweeps
 from .conv_trials import ConvProblem
 from .geometry import Geometry
 from .seam import TYPES
 from .trials import Problem, Trial
-
-DTYPES = ("float16", "int8")
 
 
 class Shape(NamedTuple):
@@ -59,30 +55,6 @@ def problems(shape: Shape, dtype: str) -> sweeps.Asked:
     }
 
 
-def row(*given: Any) -> dict[str, Any]:
-    """The times of one shape and type on a device: the arguments of Shape, dtype, device."""
-    *sizes, dtype, device = given
-    shape = Shape(*sizes)
-    told = sweeps.measured(problems(shape, dtype), device, _label)
-    return shape._asdict() | {"dtype": dtype} | told
-
-
-def sweep(
-    shapes: list[Shape], dtypes: tuple[str, ...], out: Path, about: dict[str, Any]
-) -> dict[str, Any]:
-    """Measure what the file does not hold yet, of the same device and kernels, and return it."""
-    keys = [(*shape, dtype) for shape in shapes for dtype in dtypes]
-    named = (*Shape._fields, "dtype")
-    what = "convolutions, 2:4 and dense, microseconds"
-    return sweeps.sweep(what, keys, named, row, out, about)
-
-
-def shapes_of(path: Path, only: list[str]) -> list[Shape]:
-    """The shapes of a csv file with the columns group and those of Shape; of some groups only."""
-    rows = sweeps.rows_of(path, only)
-    return list(dict.fromkeys(Shape(*(int(r[name]) for name in Shape._fields)) for r in rows))
-
-
 def _label(name: str, problem: Problem | ConvProblem, trial: Trial) -> str:
     if trial.choice.backend != "dense":
         return sweeps.OURS[name]
@@ -92,17 +64,13 @@ def _label(name: str, problem: Problem | ConvProblem, trial: Trial) -> str:
     return "torch._int_mm, requantized by torch" if eight else "F.linear (cuBLAS)"
 
 
-def main() -> None:
-    """Measure the shapes of a file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--only", action="append", default=[], help="a group; repeatable")
-    parser.add_argument("--dtypes", default=",".join(DTYPES))
-    given = parser.parse_args()
-    bench.require_gpu()
-    sweep(shapes_of(given.shapes, given.only), tuple(given.dtypes.split(",")), given.out, {})
-
+BENCHMARK = sweeps.Benchmark(
+    what="convolutions, 2:4 and dense, microseconds",
+    shape=Shape,
+    dtypes=("float16", "int8"),
+    problems=problems,
+    label=_label,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(__doc__)

@@ -1,16 +1,17 @@
-"""What the benchmarks share: shapes of a csv file, timed one by one into a file of JSON."""
+"""A benchmark: the shapes of a csv file, each timed in some types, into one file of JSON."""
 
+import argparse
 import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from . import bench, build
 from .candidates import OURS as OUR_CHOICE
-from .seam import Plan
+from .seam import ELEMENTS, Plan
 from .trials import AnyProblem, Operands, Trial, trials
 
 # what our own times are called in the file, by what is asked
@@ -19,56 +20,75 @@ OURS = {
     "dense mode": "sparse24 dense mode",
     "untuned": "sparse24 untuned",  # by the cost model
 }
+METHOD = (
+    f"CUDA graphs over operands rotated through {bench.ROTATE_BYTES >> 20} MiB, random "
+    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm"
+)
 Asked = dict[str, tuple[AnyProblem, tuple[str, ...]]]
 
 
-def measured(
-    asked: Asked, device: torch.device, label: Callable[[str, AnyProblem, Trial], str]
-) -> dict[str, Any]:
-    """The times of what is asked, in microseconds with their spread, and the clock."""
-    found: dict[str, Any] = {}
-    for name, (problem, backends) in asked.items():
-        for trial in trials(problem, device, backends=backends, plans=name != "untuned"):
-            found[label(name, problem, trial)] = _told(trial)
-    load = bench.under_load(Operands(asked["untuned"][0], device).calls(OUR_CHOICE))
-    return {"found": found} | load
+class Benchmark(NamedTuple):
+    """What is measured of each shape and type, and what the times are called in the file."""
+
+    what: str
+    shape: type  # a NamedTuple of sizes, the columns of the csv file
+    dtypes: tuple[str, ...]  # those that are measured unless others are asked for
+    problems: Callable[[Any, str], Asked]  # of a shape and a type: problems and backends, by name
+    label: Callable[[str, AnyProblem, Trial], str]  # of a problem's name, itself and a trial
+
+    def shapes_of(self, path: Path, only: Sequence[str]) -> list[Any]:
+        """The shapes of a csv file with the column group too; of some groups only, if named."""
+        sizes = [[int(row[name]) for name in self.shape._fields] for row in rows_of(path, only)]
+        return list(dict.fromkeys(self.shape(*each) for each in sizes))
+
+    def sweep(
+        self, shapes: list[Any], dtypes: Sequence[str], out: Path, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Measure what the file does not hold yet, of the same device and kernels, and return it.
+
+        It is written after each shape and type, so a run that was cut off goes on where it stopped.
+        """
+        _refuse_unknown(dtypes)
+        facts = bench.facts() | {"kernels": build.digest(build.compiler())}
+        told = {"what": self.what, "facts": facts, "about": about, "method": METHOD}
+        rows = []
+        if out.exists():
+            before = json.loads(out.read_text())
+            rows = before["rows"] if before["facts"] == facts else []
+        named = (*self.shape._fields, "dtype")
+        done = {tuple(row[name] for name in named) for row in rows}
+        device = torch.device("cuda", torch.cuda.current_device())
+        for shape, dtype in ((shape, dtype) for shape in shapes for dtype in dtypes):
+            if (*shape, dtype) in done:
+                continue
+            rows.append(self.row(shape, dtype, device))
+            torch.cuda.empty_cache()
+            _write(out, told | {"rows": rows})
+            print(_line(rows[-1], named), flush=True)
+        return told | {"rows": rows}
+
+    def row(self, shape: Any, dtype: str, device: torch.device) -> dict[str, Any]:
+        """The times of a shape and type, in microseconds with their spread, and the clock."""
+        asked, found = self.problems(shape, dtype), {}
+        for name, (problem, backends) in asked.items():
+            for trial in trials(problem, device, backends=backends, plans=name != "untuned"):
+                found[self.label(name, problem, trial)] = _told(trial)
+        load = bench.under_load(Operands(asked["untuned"][0], device).calls(OUR_CHOICE))
+        return shape._asdict() | {"dtype": dtype, "found": found} | load
+
+    def main(self, description: str) -> None:
+        """Measure the shapes of a file, as the command line says."""
+        parser = argparse.ArgumentParser(description=description)
+        parser.add_argument("shapes", type=Path)
+        parser.add_argument("out", type=Path)
+        parser.add_argument("--only", action="append", default=[], help="a group; repeatable")
+        parser.add_argument("--dtypes", default=",".join(self.dtypes))
+        given = parser.parse_args()
+        bench.require_gpu()
+        self.sweep(self.shapes_of(given.shapes, given.only), given.dtypes.split(","), given.out, {})
 
 
-def sweep(
-    what: str,
-    keys: Sequence[tuple],
-    named: tuple[str, ...],
-    row: Callable[..., dict[str, Any]],
-    out: Path,
-    about: dict[str, Any],
-) -> dict[str, Any]:
-    """Measure what the file does not hold yet, of the same device and kernels, and return it.
-
-    A row is `row(*key, device)`, and says its key by the entries `named`.
-    """
-    facts = bench.facts() | {"kernels": build.digest(build.compiler())}
-    told = {"what": what, "facts": facts, "about": about}
-    told["method"] = (
-        f"CUDA graphs over operands rotated through {bench.ROTATE_BYTES >> 20} MiB, random "
-        f"values, median of {bench.REPEATS} with least and most; the best of every algorithm"
-    )
-    rows = []
-    if out.exists():
-        before = json.loads(out.read_text())
-        rows = before["rows"] if before["facts"] == facts else []
-    done = {tuple(r[name] for name in named) for r in rows}
-    device = torch.device("cuda", torch.cuda.current_device())
-    for key in keys:
-        if key in done:
-            continue
-        rows.append(row(*key, device))
-        torch.cuda.empty_cache()
-        _write(out, told | {"rows": rows})
-        print(_line(rows[-1], named), flush=True)
-    return told | {"rows": rows}
-
-
-def rows_of(path: Path, only: list[str]) -> list[dict[str, str]]:
+def rows_of(path: Path, only: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a csv file with the column group; of some groups only, if named."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -77,6 +97,13 @@ def rows_of(path: Path, only: list[str]) -> list[dict[str, str]]:
         if name not in known:
             raise bench.BenchError(f"{path.name} has no group {name!r}; known: {', '.join(known)}")
     return [r for r in rows if not only or r["group"] in only]
+
+
+def _refuse_unknown(dtypes: Sequence[str]) -> None:
+    known = [str(dtype).removeprefix("torch.") for dtype in ELEMENTS]
+    for name in dtypes:
+        if name not in known:
+            raise bench.BenchError(f"no products of type {name!r}; known: {', '.join(known)}")
 
 
 def _told(trial: Trial) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def test_every_index_of_the_job_is_a_network_of_the_talk() -> None:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
-        given = cli._parser().parse_args(done.stdout.split())  # the options exist
+        given = cli.parser().parse_args(done.stdout.split())  # the options exist
         found.append(given.network)
     assert sorted(found) == sorted(talk)
 

@@ -1,8 +1,10 @@
 """The benchmark without a GPU: its shapes, its rotation, its refusal; with one, its clock."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,14 +12,16 @@ from torch import nn
 from torchvision.models import resnet
 
 from sparse24 import bench, convs, gemms, sweeps
+from sparse24.candidates import Choice
 from sparse24.seam import DTYPES, TYPES
+from sparse24.trials import Problem, Trial
 
 BENCH = Path(__file__).resolve().parents[2] / "experiments" / "bench"
 SHAPES = BENCH / "gemm.csv"
 
 
 def test_the_shapes_are_those_of_the_issue() -> None:
-    found = gemms.shapes_of(SHAPES, ["talk"])
+    found = gemms.BENCHMARK.shapes_of(SHAPES, ["talk"])
     # the talk's table of BERT-Large's GEMMs
     assert found == [
         (1024, 8192, 1024),
@@ -25,21 +29,57 @@ def test_the_shapes_are_those_of_the_issue() -> None:
         (4096, 8192, 1024),
         (4096, 16384, 1024),
     ]
-    squares = gemms.shapes_of(SHAPES, ["square"])
+    squares = gemms.BENCHMARK.shapes_of(SHAPES, ["square"])
     assert squares == [(n, n, n) for n in (512, 1024, 2048, 4096, 8192, 16384)]
-    tokens = {n for _, n, _ in gemms.shapes_of(SHAPES, ["tokens"])}
+    tokens = {n for _, n, _ in gemms.BENCHMARK.shapes_of(SHAPES, ["tokens"])}
     assert (min(tokens), max(tokens)) == (1, 65536)
-    every = gemms.shapes_of(SHAPES, [])
+    every = gemms.BENCHMARK.shapes_of(SHAPES, [])
     assert len(every) == len(set(every))
 
 
 def test_an_unknown_group_is_refused_with_the_known() -> None:
     with pytest.raises(bench.BenchError, match="no group 'cube'; known: talk, bert_large"):
-        gemms.shapes_of(SHAPES, ["cube"])
+        gemms.BENCHMARK.shapes_of(SHAPES, ["cube"])
+
+
+def test_an_unknown_type_is_refused_before_anything_is_measured(tmp_path) -> None:
+    with pytest.raises(bench.BenchError, match="type 'fp16'; known: float16, bfloat16, int8"):
+        gemms.BENCHMARK.sweep([gemms.Shape(64, 64, 64)], ["fp16"], tmp_path / "out.json", {})
+
+
+def test_a_sweep_goes_on_where_it_stopped_unless_the_kernels_changed(tmp_path, monkeypatch) -> None:
+    kernels = "first"
+    monkeypatch.setattr(bench, "facts", lambda: {"device": "none"})
+    monkeypatch.setattr(sweeps.build, "compiler", lambda: None)
+    monkeypatch.setattr(sweeps.build, "digest", lambda _: kernels)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(bench, "under_load", lambda calls: {"clock_mhz": "1"})
+    monkeypatch.setattr(sweeps, "Operands", lambda problem, device: Mock())
+    asked = []
+
+    def timed(problem: Problem, device: torch.device, **_: object) -> list[Trial]:
+        asked.append(problem.result)
+        return [Trial(Choice("sparse24", 0), bench.Timing(2.0, 1.0, 3.0))]
+
+    monkeypatch.setattr(sweeps, "trials", timed)
+    out, shapes = tmp_path / "out.json", [gemms.Shape(64, 8, 32), gemms.Shape(128, 16, 32)]
+    gemms.BENCHMARK.sweep(shapes[:1], ["float16"], out, {})
+    assert set(asked) == {(8, 64)}
+    asked.clear()
+    told = gemms.BENCHMARK.sweep(shapes, ["float16"], out, {"commit": "x"})
+    assert set(asked) == {(16, 128)}
+    assert json.loads(out.read_text()) == told
+    assert [(row["m"], row["n"], row["k"], row["dtype"]) for row in told["rows"]] == [
+        (64, 8, 32, "float16"),
+        (128, 16, 32, "float16"),
+    ]
+    assert told["rows"][0]["found"]["sparse24"]["median_us"] == 2.0
+    kernels = "second"
+    assert len(gemms.BENCHMARK.sweep(shapes[:1], ["float16"], out, {})["rows"]) == 1
 
 
 def test_the_convolutions_are_the_talks_and_every_one_of_two_networks() -> None:
-    found = convs.shapes_of(BENCH / "conv.csv", ["talk"])
+    found = convs.BENCHMARK.shapes_of(BENCH / "conv.csv", ["talk"])
     # the talk's table of convolutions: N, C, K, H; the last row in both readings
     assert [(s.n, s.c, s.k, s.h, s.r) for s in found] == [
         (32, 1024, 2048, 14, 1),
@@ -80,7 +120,7 @@ def _convolutions(make: Callable[[], nn.Module], batch: int) -> Counter[convs.Sh
     return found
 
 
-@pytest.mark.parametrize("dtype", convs.DTYPES)
+@pytest.mark.parametrize("dtype", convs.BENCHMARK.dtypes)
 def test_a_convolution_is_asked_of_cudnn_and_a_1x1_one_of_cublas_too(dtype) -> None:
     point = convs.Shape(32, 1024, 2048, 14, 14, 1, 1, 1, 0, 1)
     asked = convs.problems(point, dtype)
@@ -106,9 +146,9 @@ def test_operands_rotate_through_more_than_the_cache(size) -> None:
     assert sets == bench.MOST_SETS or (sets - 1) * size >= bench.ROTATE_BYTES
 
 
-@pytest.mark.parametrize("dtype", gemms.DTYPES)
+@pytest.mark.parametrize("dtype", gemms.BENCHMARK.dtypes)
 def test_each_backend_is_asked_for_the_same_result(dtype) -> None:
-    asked = gemms.problems(64, 128, 256, dtype)
+    asked = gemms.problems(gemms.Shape(64, 128, 256), dtype)
     problem, backends = asked["same result"]
     assert (problem.out_features, problem.tokens, problem.in_features) == (64, 128, 256)
     assert problem.out_type == TYPES[torch.float16]

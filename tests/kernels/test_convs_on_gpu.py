@@ -65,7 +65,7 @@ def test_every_tile_and_cluster_gives_the_same_bits(tile, cluster) -> None:
 
 @pytest.mark.parametrize("group", ["resnext101_32x16d_1", "resnet50_1"])
 def test_every_layer_of_the_networks_is_that_of_torch(group) -> None:
-    for shape in convs.shapes_of(SHAPES, [group]):
+    for shape in convs.BENCHMARK.shapes_of(SHAPES, [group]):
         weight = (shape.k, shape.c // shape.groups, shape.r, shape.s)
         dense = draw.kernel_2to4(weight, torch.float16, 1, "cuda")
         x, w = image(2, shape.c, shape.h, shape.w), sparse24.pack_conv2d(dense, shape.groups)

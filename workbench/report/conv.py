@@ -10,8 +10,8 @@ import matplotlib as mpl
 import pandas as pd
 
 from workbench.report.cells import Table, Text
-from workbench.report.gemm import cell, fastest, measurement
-from workbench.report.style import MUTED, PALETTE, STYLE, panel
+from workbench.report.measurements import cell, conditions, fastest, measurement
+from workbench.report.style import MUTED, PALETTE, STYLE, panel, write_svg
 from workbench.resolve import EXPERIMENTS
 
 SHAPE = ("n", "c", "k", "h", "w", "r", "s", "stride", "groups")
@@ -41,7 +41,7 @@ def conv_table(measurements: Path) -> Table:
         ("", "Talk: the speedup printed there, on an A100; its fifth row lacks the kernel and may "
              "have 256 or 512 channels, so that both are here."),
         *(("", text) for text in _weighted(frame)),
-        ("", ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")),
+        ("", conditions(facts)),
     ]  # fmt: skip
     return Table(
         name="conv",
@@ -77,9 +77,7 @@ def conv_plot(frame: pd.DataFrame, path: Path) -> None:
         axes.tick_params(axis="x", labelrotation=90, labelsize=6)
         axes.set(title=f"{name}, batch {BARS}", ylabel="speedup over dense")
         axes.legend(ncols=2)
-    figure.patch.set(visible=True, facecolor="white")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    write_svg(figure, path)
 
 
 def _numbers(row: dict[str, Any], talk: dict[tuple[int, ...], float]) -> dict[str, Any]:

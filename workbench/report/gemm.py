@@ -1,7 +1,6 @@
 """The table and the plot of the GEMM benchmark, from its measurements alone."""
 
 import csv
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from workbench.record import RecordError
 from workbench.report.cells import Table, Text
-from workbench.report.style import MUTED, PALETTE, STYLE, panel
-from workbench.report.wording import DASH
+from workbench.report.measurements import cell, conditions, fastest, measurement
+from workbench.report.style import MUTED, PALETTE, STYLE, panel, write_svg
 from workbench.resolve import EXPERIMENTS
 
 COLUMNS = (
@@ -23,7 +21,6 @@ HEADER = (
     "m x n x k", "Type", "Dense", "cuSPARSELt", "sparse24", "Speedup", "Over cuSPARSELt",
     "Of the ceiling", "Talk",
 )  # fmt: skip
-OURS = ("sparse24", "sparse24 untuned")
 
 
 def gemm_table(measurements: Path) -> Table:
@@ -44,7 +41,7 @@ def gemm_table(measurements: Path) -> Table:
         ("", "Dense is the fastest of the libraries and of our kernel's dense mode, as named."),
         ("", f"Ceiling: the sparse instructions alone, measured on {ceilings['facts']['device']}."),
         ("", "Talk: the speedup printed there, on an A100 (slide of BERT-Large's GEMMs)."),
-        ("", ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")),
+        ("", conditions(facts)),
     ]
     return Table(
         name="gemm",
@@ -68,9 +65,7 @@ def gemm_plot(frame: pd.DataFrame, path: Path) -> None:
     axes.axhline(1, color=MUTED, linewidth=1)
     axes.set(xscale="log", xlabel="GFLOP of the dense product", ylabel="speedup over dense")
     axes.legend(ncols=2)
-    figure.patch.set(visible=True, facecolor="white")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    write_svg(figure, path)
 
 
 def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dict[str, Any]:
@@ -91,15 +86,6 @@ def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dic
     }  # fmt: skip
 
 
-def fastest(row: dict[str, Any]) -> tuple[float, str | None, float]:
-    """The time and the name of the best dense candidate of a row, and our time; NaN for none."""
-    times = {name: told.get("median_us") for name, told in row["found"].items()}
-    dense = {n: t for n, t in times.items() if t and n not in (*OURS, "cusparselt")}
-    backend = min(dense, key=dense.__getitem__, default=None)
-    nan = float("nan")
-    return dense[backend] if backend else nan, backend, times.get("sparse24") or nan
-
-
 def _texts(row: dict[str, Any]) -> list[Text]:
     shown = partial(cell, row)
     dense = Text(shown("dense_us", ".1f"), metric=row["dense_backend"] or "")
@@ -116,22 +102,9 @@ def _texts(row: dict[str, Any]) -> list[Text]:
     ]
 
 
-def cell(row: dict[str, Any], name: str, form: str) -> str:
-    """A number of a row in a format, a dash where it is missing."""
-    return DASH if pd.isna(row[name]) else format(row[name], form)
-
-
 def _talk() -> dict[tuple[int, int, int], float]:
     with (EXPERIMENTS / "talk" / "gemm.csv").open(newline="") as file:
         return {
             (int(row["M"]), int(row["N"]), int(row["K"])): float(row["speedup_sparse_vs_dense"])
             for row in csv.DictReader(file)
         }
-
-
-def measurement(folder: Path, name: str) -> dict[str, Any]:
-    """What a benchmark wrote; RecordError if it has not run."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        raise RecordError(f"{path}: no such measurement; run `workbench bench {name}` on a GPU")
-    return json.loads(path.read_text())

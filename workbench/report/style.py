@@ -3,6 +3,7 @@
 import io
 import re
 from html import escape
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -59,6 +60,13 @@ def panel(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
     return figure, axes
+
+
+def write_svg(figure: Figure, path: Path) -> None:
+    """Write the figure, on white, as a file that stands alone."""
+    figure.patch.set(visible=True, facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def svg(figure: Figure, label: str) -> str:

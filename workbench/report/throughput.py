@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.report.cells import Table, Text
-from workbench.report.gemm import measurement
+from workbench.report.measurements import conditions, measurement
 from workbench.report.wording import DASH
 from workbench.resolve import EXPERIMENTS
 
@@ -32,7 +32,7 @@ def throughput_table(measurements: Path) -> Table:
         notes=[
             ("", f"{told['what']}; the library's dense product, our 2:4 one."),
             ("", "The talk's numbers are peaks of the A100; ours are measured under power limits."),
-            ("", ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")),
+            ("", conditions(facts)),
         ],
         numbers=frame,
     )  # fmt: skip
