@@ -47,9 +47,9 @@ def workload(network: str, device: torch.device | str = "meta") -> Workload:
     phase = spec.phases[spec.last_phase]
     if spec.model_of(spec.last_phase).build == "gnmt":
         raise WorkloadError(
-            f"{network}: packs sentences by their lengths, which are read from its input: it has no "
-            "pass of fixed shapes; of its weights only attention and classifier can be swapped, as "
-            "LSTM gates have no 2:4 kernel"
+            f"{network}: packs sentences by their lengths, which are read from its input, so it "
+            "has no pass of fixed shapes; of its weights only attention and classifier can be "
+            "swapped, as LSTM gates have no 2:4 kernel"
         )
     model = inventory.built(network, "full", device).eval().requires_grad_(False)
     makers = {

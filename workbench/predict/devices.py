@@ -50,3 +50,8 @@ def device(name: str) -> Device:
         near = resolve.nearest(name, list(found))
         raise SpecError(f"unknown device {name!r}{near}; known: {', '.join(found)}")
     return resolve.checked(Device, found[name], {}, f"bench/{FILE.name}")
+
+
+def names_by_record() -> dict[str, str]:
+    """For each card of the file how its name begins in records."""
+    return {name: given["records"] for name, given in resolve.read_yaml(FILE).items()}

@@ -108,7 +108,7 @@ class Prediction:
 def predict(
     work: Workload, batch: int, device_name: str, precision: str, folder: Path
 ) -> Prediction:
-    """The prediction of a workload; `folder` holds the measurements, SpecError for unknown names."""
+    """The prediction of a workload; `folder` holds the measurements. SpecError if unknown."""
     card = device(device_name)
     card.rate(precision)
     known = records.read(folder, card, precision)

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
+
 from sparse24 import GeometryError, PackError, conv_layout
 from sparse24.geometry import Geometry
-from torch import Tensor, nn
 
 Pair = tuple[int, int]
 _ELEMENT = torch.float16  # packing differs by block only between types

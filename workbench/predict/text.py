@@ -1,5 +1,6 @@
 """A prediction as text: layers, where the time goes, Amdahl, what it rests on, the verdict."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -20,6 +21,27 @@ def as_text(found: Prediction) -> str:
     lines = [head, "", *_layers(found), "", *_split(found), "", *_amdahl(found), ""]
     lines += ["Assumed:", *(f"- {text}" for text in assumptions(found)), "", found.verdict()]
     return "\n".join(lines)
+
+
+def as_lines(found: Sequence[Prediction]) -> str:
+    """One line for each batch, then what they rest on."""
+    first = found[0]
+    lines = [
+        f"{first.work.title} on {first.device.title}, {first.precision}, {first.work.size}, before "
+        "any training",
+        "",
+        f"{'batch':>6}{'dense ms':>11}{'sparse ms':>11}{first.work.unit + ' a second':>25}"
+        f"{'2:4 layers':>12}{'they gain':>11}{'network':>9}{'roofline':>10}  verdict",
+    ]
+    for each in found:
+        lines.append(
+            f"{each.batch:>6}{each.dense.total:>11.3f}{each.sparse.total:>11.3f}"
+            f"{_rate(each, each.sparse):>25,.0f}{each.share:>12.0%}{each.layer_speedup:>10.2f}x"
+            f"{each.speedup:>8.2f}x{each.sources()['roofline']:>10.0%}  {each.verdict()}"
+        )
+    shares = "The share of product time that is of the roofline stands in its column."
+    texts = [shares, *assumptions(first)[1:]]
+    return "\n".join([*lines, "", "Assumed:", *(f"- {text}" for text in texts)])
 
 
 def as_data(found: Prediction) -> dict[str, Any]:
@@ -125,8 +147,8 @@ def _amdahl(found: Prediction) -> list[str]:
         f"Amdahl: {p:.0%} of the dense time gains {s:.2f}x: "
         f"1 / ({1 - p:.2f} + {p:.2f} / {s:.2f}) = {found.amdahl:.2f}x{other}",
         f"Against the strongest dense network {found.speedup:.2f}x; against libraries with fusion "
-        f"{found.compiled.total / found.sparse.total:.2f}x ({found.compiled.total:.3f} ms), without "
-        f"fusion {found.eager.total / found.sparse.total:.2f}x ({found.eager.total:.3f} ms)",
+        f"{found.compiled.total / found.sparse.total:.2f}x ({found.compiled.total:.3f} ms), "
+        f"without {found.eager.total / found.sparse.total:.2f}x ({found.eager.total:.3f} ms)",
     ]
 
 

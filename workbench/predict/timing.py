@@ -56,7 +56,9 @@ class Timetable:
         moved += (product.writes.size if product.writes else product.m * product.n) * 2
         saved = product.weights * element * (1 - PACKED[self.precision])
         dense = self._roof(product, rate["dense"], moved)
-        return Estimate(dense, dense, self._roof(product, rate["sparse"], moved - saved), "roofline")
+        return Estimate(
+            dense, dense, self._roof(product, rate["sparse"], moved - saved), "roofline"
+        )
 
     def rates(self) -> dict[str, float]:
         """TFLOP/s of large products, from records where there are some, else from the file."""
@@ -66,6 +68,8 @@ class Timetable:
 
     def _roof(self, product: Product, rate: float, moved: float) -> float:
         device = self.device
+        if product.shape is not None and product.count > 1 and product.wide is None:
+            return device.launch_us + self.moving(moved, cold=True)  # depthwise: bytes decide
         m, k, count = product.m, product.k, product.count
         if product.wide and not product.reason:  # libraries lay narrow groups side by side too
             m, k, count = product.wide

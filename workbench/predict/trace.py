@@ -271,9 +271,7 @@ def _group(members: list[Pass]) -> Group:
     for each in members:
         for node in each.reads:
             inside[id(node)] = inside.get(id(node), 0) + 1
-    writes = {
-        id(n): n for each in members for n in each.writes if n.readers > inside.get(id(n), 0)
-    }
+    writes = {id(n): n for each in members for n in each.writes if n.readers > inside.get(id(n), 0)}
     names = [each.name for each in members if each.name not in INVISIBLE]
     group = Group(names, list(reads.values()), list(writes.values()))
     _place(group)
