@@ -34,11 +34,6 @@ class PackedLayer(nn.Module):
         """The packed weight."""
         return self._weight
 
-    def hold(self, weight: PackedWeight) -> None:
-        """Compute with another weight of the same shape from now on."""
-        self.packed, self.header = weight.packed, weight.header()
-        self._weight = weight
-
     def extra_repr(self) -> str:
         """The weight's text."""
         after = f", activation={self.activation!r}" if self.activation else ""

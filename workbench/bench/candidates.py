@@ -82,6 +82,7 @@ def _ours(precision: str, sparse: bool) -> Callable[[nn.Module, Example, bool], 
 
 
 _LIBRARY = "SDPA without mask, batch norms folded, channels_last"
+_DENSE_MODE = "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4"
 _COMPILER = "torch.compile (max-autotune where the plan says so), weights frozen"
 CANDIDATES = {
     "eager fp16": Candidate("fp16", False, f"torch as it is, {_LIBRARY}", _eager),
