@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+import sparse24
 from workbench.data.source import DataError
 from workbench.stages.work import Work, load, recorded_weights
 from workbench.tasks import Task
 from workbench.tasks.base import moved
 
-Swap = Callable[..., Any]
 
-
-def metric(work: Work, precision: str, swap: Swap) -> dict[str, Any]:
+def metric(work: Work, precision: str, swap: Callable[..., Any] = sparse24.swap) -> dict[str, Any]:
     """The metric of a retrained network in FP16, dense and swapped, or why there is none.
 
     `work` is of the stage retrain. The difference is in the metric's good direction.

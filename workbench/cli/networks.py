@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench import dag
 from workbench.cli import arguments as shared
+from workbench.record import Cell
 from workbench.resolve import SpecError
 
 
@@ -24,15 +25,12 @@ def register(commands: shared.Commands) -> None:
 
 def bench_network(arguments: argparse.Namespace, out: Path) -> None:
     """Measure whole networks; the metric of checkpoints of the scale, where there are some."""
-    import sparse24
     from workbench.bench import metric, network
 
     def judged(name: str, precision: str) -> dict[str, object]:
-        cell = argparse.Namespace(
-            scale=arguments.scale, network=name, treatment="2to4", seed=0, stage="retrain"
-        )
-        work = shared.work(shared.cell(cell, "retrain"))
-        return metric.metric(work, precision, sparse24.swap)
+        cell = Cell(scale=arguments.scale, network=name, treatment="2to4", stage="retrain", seed=0)
+        work = shared.work(cell)
+        return metric.metric(work, precision)
 
     network.network(out, arguments.only, arguments.dtypes, batches(arguments.batch), judged)
 
@@ -52,17 +50,19 @@ def _predict(arguments: argparse.Namespace) -> None:
     sizes = batches(arguments.batch)
     if not sizes:
         raise SpecError("batch '': give some, as in 1,32,256")
-    from workbench import workload
+    from workbench import report, workload
     from workbench.predict import device, network, text
 
-    device(arguments.device).rate(arguments.precision)
+    card = device(arguments.device)
+    card.rate(arguments.precision)
     work = workload.workload(arguments.network)
     folder = Path(dag.RESULTS, arguments.scale, "measurements")
     given = arguments.device, arguments.precision, folder
     found = [network.predict(work, batch, *given) for batch in sizes]
+    known = report.beside(folder, card.records, arguments.network, arguments.precision)
     if arguments.json:
-        print(json.dumps([text.as_data(each) for each in found], indent=1))
-    elif len(found) == 1:
-        print(text.as_text(found[0]))
+        told = [text.as_data(each) | {"beside": known} for each in found]
+        print(json.dumps(told, indent=1))
     else:
-        print(text.as_lines(found))
+        shown = text.as_text(found[0]) if len(found) == 1 else text.as_lines(found)
+        print("\n".join([shown, "", *known]))
