@@ -188,7 +188,7 @@ def settle(model: nn.Module, example: Example) -> None:
 
 def difference(found: list[Tensor], exact: list[Tensor]) -> float:
     """The root of the mean squared difference, over that of the exact values."""
-    pairs = [(a.double(), b.double()) for a, b in zip(found, exact, strict=True)]
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(found, exact, strict=True)]
     off = sum(float((a - b).square().sum()) for a, b in pairs)
     whole = sum(float(b.square().sum()) for _, b in pairs)
     return (off / whole) ** 0.5 if whole else float(off > 0)

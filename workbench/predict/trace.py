@@ -31,7 +31,7 @@ class Node:
     real: bool
     image: bool
     level: int = 0  # products on the longest way to it
-    maker: "Product | Pass | Attention | None" = None
+    maker: "Product | Pass | Attention | None" = field(default=None, repr=False)
     readers: int = 0
 
 
