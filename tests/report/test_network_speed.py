@@ -7,7 +7,8 @@ import pytest
 
 from workbench.record import RecordError
 from workbench.report import bench_table
-from workbench.report.network_speed import COLUMNS, network_table, talk_rows
+from workbench.report.network_speed import COLUMNS, claimed, network_table, talk_rows
+from workbench.report.registry import Printed
 
 
 def row(network: str, batch: int, candidate: str, us: float | str, **more: object) -> dict:
@@ -87,6 +88,21 @@ def test_the_table_tells_what_is_slower_what_was_not_measured_and_how_far_predic
 def test_without_measurements_the_table_says_what_to_run(tmp_path) -> None:
     with pytest.raises(RecordError, match="run `workbench bench network` on a GPU"):
         network_table(tmp_path)
+
+
+def test_the_talks_claims_have_ours_beside_them(root) -> None:
+    def ours(row: str, quantity: str) -> tuple[str, str]:
+        printed = Printed("network_performance", "", row, quantity, "")
+        return claimed(printed, root / "lite" / "measurements")
+
+    # 256 in 1 ms x 256^0.9
+    assert ours("BERT-Large INT8", "BS=256, SeqLen=128")[0].startswith("1,741 sequences/s")
+    assert ours("BERT-Large INT8", "BS=1-256, SeqLen=128")[0].startswith("0.90x to 0.90x")
+    assert ours("ResNeXt-101_32x16d INT8", "BS=256") == (
+        "–",
+        "this network was not measured at this batch",
+    )
+    assert ours("BERT-Large", "GEMM-only") == ("–", "not of one network at a batch")
 
 
 def test_the_talks_rows_are_found_by_our_names() -> None:

@@ -16,22 +16,24 @@ ENERGY_SECONDS = 2.0  # the driver's counter moves on about every 0.1 s
 
 
 def measured(call: Call) -> dict[str, Any]:
-    """Microseconds of a call, peak memory in MB, millijoules, shares of kernels.
+    """Microseconds of a call, memory in MB, millijoules, shares of kernels.
 
-    The median of the repeats with the least and the most, of back-to-back calls between two CUDA
-    events; null where something is not told here, with the reason beside it.
+    Microseconds are the median of the repeats with the least and the most, of back-to-back calls
+    between two CUDA events; memory is all that the process holds on the device: weights, input,
+    the graph's own. Null where something is not told here, with the reason beside it.
     """
     for _ in range(3):
         call()
     torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.empty_cache()
+    memory = torch.cuda.memory_reserved()
     times = sorted(_repeated(call))
     joules, reason = energy(call, times[0] / 1e6)
     told = {
         "median_us": round(median(times), 2),
         "low_us": round(times[0], 2),
         "high_us": round(times[-1], 2),
-        "memory_mb": round(torch.cuda.max_memory_reserved() / 2**20, 1),
+        "memory_mb": round(memory / 2**20, 1),
         "energy_mj": joules,
         "shares": kinds.shares(kinds.profiled(call)),
     }

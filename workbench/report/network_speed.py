@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.record import RecordError
 from workbench.report.cells import Table, Text
 from workbench.report.measurements import cell, conditions, measurement
-from workbench.report.registry import rows_of
+from workbench.report.registry import Printed, rows_of
 from workbench.report.wording import DASH, signed
 
 PRECISIONS = {"fp16": ("fp16",), "int8": ("int8", "fp16")}  # those that a dense opponent may have
@@ -83,6 +84,31 @@ def beside(measurements: Path, device: str, network: str, precision: str) -> lis
             f"({row['dense_backend']}), 2:4 {row['sparse_ms']:.3f} ms, {row['speedup']:.2f}x."
         )
     return [*texts, *_predicted(frame)]
+
+
+def claimed(printed: Printed, measurements: Path) -> tuple[str, str]:
+    """Our number for one that the talk prints of networks, and why there is none."""
+    network, _, precision = printed.row.rpartition(" ")
+    ours = next((name for name, theirs in _TALK.items() if theirs == network), "")
+    size = printed.quantity.partition("BS=")[2].partition(",")[0]
+    if not ours or not size:
+        return DASH, "not of one network at a batch"
+    try:
+        table = network_table(measurements)
+    except RecordError as error:
+        return DASH, f"no such measurement: {error}"
+    rows = table.numbers
+    rows = rows[(rows.network == ours) & (rows.precision == precision.lower())]
+    if "-" in size:  # of speedups, over the batches
+        gains = rows.speedup.agg(["min", "max"])
+        shown = f"{gains['min']:.2f}x to {gains['max']:.2f}x"
+    else:
+        rows = rows[rows.batch == int(size)]
+        rates = rows.sparse_per_s.map("{:,.0f} ".format) + rows.unit
+        shown = "".join(f"{rate}/s" for rate in rates)
+    if rows.empty:
+        return DASH, "this network was not measured at this batch"
+    return f"{shown} ({table.title})", ""
 
 
 def _frame(told: dict[str, Any]) -> pd.DataFrame:
