@@ -21,7 +21,8 @@ from workbench import cli, dag, resolve
 from workbench.bench import eight_bits, kinds, meter
 from workbench.bench import network as benchmark
 from workbench.bench.candidates import CANDIDATES, Candidate, folded
-from workbench.bench.network import Planned, Tools, difference, measured_row, planned, settle
+from workbench.bench.network import Tools, difference, measured_row, settle
+from workbench.bench.plan import Planned, plan, planned
 from workbench.resolve import SpecError
 from workbench.workload import workload
 
@@ -43,8 +44,8 @@ def tools(tmp_path: Path) -> Tools:
 
 def test_the_plan_has_the_talks_batches_and_every_other_network_that_swaps() -> None:
     for name in ("bert_large", "resnext101_32x16d"):
-        assert {p.batch for p in benchmark.plan([name])} == {1, 8, 32, 64, 128, 256}
-    names = {p.network for p in benchmark.plan()}
+        assert {p.batch for p in plan([name])} == {1, 8, 32, 64, 128, 256}
+    names = {p.network for p in plan()}
     assert names <= set(resolve.names("networks"))
 
     def architecture(name: str) -> str:

@@ -7,9 +7,9 @@ import pytest
 
 from workbench.predict import records
 from workbench.predict.devices import Device, Rate, device
+from workbench.predict.groups import Node
 from workbench.predict.shapes import Convolution, Product
 from workbench.predict.timing import Timetable
-from workbench.predict.trace import Node
 from workbench.record import RecordError
 from workbench.resolve import SpecError
 

@@ -15,9 +15,10 @@ from workbench.tasks.base import moved
 
 
 def metric(work: Work, precision: str, swap: Callable[..., Any] = sparse24.swap) -> dict[str, Any]:
-    """The metric of a retrained network in FP16, dense and swapped, or why there is none.
+    """The metric of a retrained network, dense and swapped, or why there is none.
 
-    `work` is of the stage retrain. The difference is in the metric's good direction.
+    `work` is of the stage retrain; dense is judged as that stage judged it. The difference is in
+    the metric's good direction.
     """
     path = work.out / "final.safetensors"
     if not path.exists():
@@ -29,7 +30,6 @@ def metric(work: Work, precision: str, swap: Callable[..., Any] = sparse24.swap)
         return {"reason": str(error)}
     model = work.model(phase, task)
     load(model, recorded_weights(path))
-    model.half()
     dense = _judged(work, task, model)
     with work.judging(model):
         swap(model, precision=precision, example=_example(work, task, model))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,14 @@ from sparse24.nn import PackedLayer
 from workbench import provenance, sparsity
 from workbench.bench import meter
 from workbench.bench.candidates import CANDIDATES, Example, NotMade
+from workbench.bench.plan import Planned, plan, planned
 from workbench.predict.devices import names_by_record
 from workbench.predict.network import predict
-from workbench.resolve import EXPERIMENTS, SpecError, nearest
 from workbench.workload import Workload, workload
 
-PLAN = EXPERIMENTS / "bench" / "network.csv"
 # modules of sparse24 that no swapped network runs
 TIMELESS = ("cases", "check", "conv_cases", "convs", "explain", "gemms", "sweeps", "throughput")
 NAMED = ("network", "batch", "candidate")
-PRECISIONS = ("fp16", "int8")
 SETTLING, LEAST_VARIANCE = 2, 1e-2  # images for the statistics of random networks
 METHOD = (
     f"CUDA graphs, back-to-back replays between two events, median of {meter.REPEATS} with least "
@@ -37,14 +35,6 @@ METHOD = (
 # what a run can end with that is about the candidate, not about us: out of memory, a compiler's
 # refusal, a product that a library does not have
 FAILURES = (NotMade, RuntimeError, NotImplementedError)
-
-
-class Planned(NamedTuple):
-    """A network at a batch, and whether its dense opponents are tuned at length."""
-
-    network: str
-    batch: int
-    autotune: bool
 
 
 @dataclass(frozen=True)
@@ -93,37 +83,6 @@ def network(
     code = {"code": sha256_of_code()}
     found = sweeps.resumed(keys, NAMED, row, out, told, code)
     print(f"{out}: {len(found['rows'])} rows")
-
-
-def planned(
-    only: Sequence[str], precisions: str, batches: Sequence[int]
-) -> list[tuple[str, int, str]]:
-    """The keys of the plan's groups, precisions and batches; SpecError for one it does not have."""
-    wanted = precisions.split(",") if precisions else list(PRECISIONS)
-    for name in wanted:
-        if name not in PRECISIONS:
-            raise SpecError(
-                f"precision {name!r}{nearest(name, list(PRECISIONS))}; known: "
-                f"{', '.join(PRECISIONS)}"
-            )
-    chosen = plan(only)
-    sizes = sorted({each.batch for each in chosen})
-    for batch in batches:
-        if batch not in sizes:
-            raise SpecError(f"batch {batch}: {PLAN.name} has {', '.join(map(str, sizes))} there")
-    return [
-        (each.network, each.batch, name)
-        for each in chosen
-        if not batches or each.batch in batches
-        for name, candidate in CANDIDATES.items()
-        if candidate.precision in wanted
-    ]
-
-
-def plan(only: Sequence[str] = ()) -> list[Planned]:
-    """The networks and batches of some groups, or of all; BenchError for an unknown group."""
-    rows = sweeps.rows_of(PLAN, only)
-    return [Planned(row["network"], int(row["batch"]), row["autotune"] == "yes") for row in rows]
 
 
 def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]:

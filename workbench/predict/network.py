@@ -7,9 +7,10 @@ from pathlib import Path
 
 from workbench.predict import records, trace
 from workbench.predict.devices import Device, device
+from workbench.predict.groups import Attention, Group, Node, Pass
 from workbench.predict.shapes import Product
 from workbench.predict.timing import SOURCES, Estimate, Timetable
-from workbench.predict.trace import Attention, Group, Node, Pass, Trace
+from workbench.predict.trace import Trace
 from workbench.workload import Workload
 
 MARGIN = 0.02  # by which 2:4 must win for swap to take it, as sparse24's dispatch has it

@@ -104,8 +104,8 @@ def claimed(printed: Printed, measurements: Path) -> tuple[str, str]:
         shown = f"{gains['min']:.2f}x to {gains['max']:.2f}x"
     else:
         rows = rows[rows.batch == int(size)]
-        rates = rows.sparse_per_s.map("{:,.0f} ".format) + rows.unit
-        shown = "".join(f"{rate}/s" for rate in rates)
+        told = rows.to_dict("records")
+        shown = "".join(f"{row['sparse_per_s']:,.0f} {row['unit']}/s" for row in told)
     if rows.empty:
         return DASH, "this network was not measured at this batch"
     return f"{shown} ({table.title})", ""
