@@ -19,6 +19,11 @@ def register(commands: shared.Commands) -> None:
     added.add_argument("--batch", default="256", help="as 1,32,256; several give a line for each")
     added.add_argument("--device", default="h100", help="of experiments/bench/devices.yaml")
     added.add_argument("--precision", default="fp16", help="fp16, int8 or fp8")
+    added.add_argument(
+        "--dense-groups",
+        action="store_true",
+        help="convolutions of several groups stay dense, as in engines without kernels for them",
+    )
     added.add_argument("--json", action="store_true")
     shared.add_scale(added, default="lite")
 
@@ -57,7 +62,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     card.rate(arguments.precision)
     work = workload.workload(arguments.network)
     folder = Path(dag.RESULTS, arguments.scale, "measurements")
-    given = arguments.device, arguments.precision, folder
+    given = arguments.device, arguments.precision, folder, arguments.dense_groups
     found = [network.predict(work, batch, *given) for batch in sizes]
     known = report.beside(folder, card.records, arguments.network, arguments.precision)
     if arguments.json:

@@ -107,13 +107,24 @@ class Prediction:
 
 
 def predict(
-    work: Workload, batch: int, device_name: str, precision: str, folder: Path
+    work: Workload,
+    batch: int,
+    device_name: str,
+    precision: str,
+    folder: Path,
+    dense_groups: bool = False,
 ) -> Prediction:
-    """The prediction of a workload; `folder` holds the measurements. SpecError if unknown."""
+    """The prediction of a workload; `folder` holds the measurements. SpecError if unknown.
+
+    With `dense_groups` convolutions of several groups stay dense.
+    """
     card = device(device_name)
     card.rate(precision)
-    known = records.read(folder, card, precision)
-    return of_trace(work, trace.traced(work, batch), batch, Timetable(card, precision, known))
+    known, seen = records.read(folder, card, precision), trace.traced(work, batch)
+    for product in seen.products if dense_groups else ():
+        if product.shape is not None and product.shape.groups > 1:
+            product.reason = product.reason or "several groups: kept dense by request"
+    return of_trace(work, seen, batch, Timetable(card, precision, known))
 
 
 def of_trace(work: Workload, seen: Trace, batch: int, table: Timetable) -> Prediction:

@@ -128,6 +128,7 @@ def talk_rows(network: str, precision: str) -> list[tuple[str, str]]:
         (row["scenario"], row["performance_as_printed"])
         for row in rows_of("network_performance")
         if row["network"] == _TALK.get(network) and row["data_type"].lower() == precision
+        if "BS=" in row["scenario"]
     ]
 
 
