@@ -14,7 +14,7 @@ reproduce: $(STAMP)
 	@echo "The page: results/smoke/tour.html    The runs: mlflow ui    All 34 networks: snakemake"
 
 test: $(STAMP)
-	pytest
+	pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	ruff check .

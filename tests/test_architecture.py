@@ -13,14 +13,18 @@ FILES = sorted((ROOT / "workbench").rglob("*.py"))
 MAY = {
     "durations": set(),
     "sections": {"durations"},
-    "spec": {"durations", "sections"},
+    "compression": {"durations", "sections"},
+    "spec": {"compression", "durations", "sections"},
     "seeds": set(),
     "files": set(),
     "admitted": set(),
-    "resolve": {"admitted", "sections", "spec"},
+    "spec_errors": {"sections"},
+    "references": {"admitted", "sections", "spec", "spec_errors"},
+    "resolve": {"references", "spec", "spec_errors"},
     "provenance": {"resolve"},
     "record": {"files", "sections"},
     "failure": {"files"},
+    "current": {"dag", "record"},
     "dag": {"resolve", "record", "sections", "spec"},
     "sparsity": {"files"},
     "quant": {"sparsity"},
@@ -29,6 +33,7 @@ MAY = {
     "tasks": {"data", "durations", "models", "resolve", "sections", "seeds"},
     "training": {"data", "durations", "files", "sections", "seeds", "tasks"},
     "stages": {
+        "compression",
         "data",
         "dag",
         "files",
@@ -63,6 +68,7 @@ MAY = {
     "track": {"files", "record", "provenance", "resolve"},
     "serve": {"models", "tasks", "stages", "track"},  # by name, so that it stays light itself
     "report": {
+        "current",
         "dag",
         "durations",
         "failure",
@@ -75,12 +81,14 @@ MAY = {
     },
     "cli": {
         "bench",
+        "current",
         "dag",
         "data",
         "failure",
         "files",
         "inventory",
         "predict",
+        "provenance",
         "record",
         "report",
         "resolve",
@@ -96,15 +104,19 @@ MAY = {
 LIGHT = (
     "durations",
     "sections",
+    "compression",
     "spec",
     "seeds",
     "files",
     "admitted",
+    "spec_errors",
+    "references",
     "resolve",
     "provenance",
     "record",
     "failure",
     "dag",
+    "current",
     "report",
     "serve",
     "cli",
@@ -159,7 +171,7 @@ def test_mlflow_is_imported_in_one_file_and_snakemake_in_none() -> None:
 
 def test_yaml_is_parsed_and_the_environment_read_in_few_places() -> None:
     assert using("yaml.load(") == {"resolve"}
-    assert using("os.environ") == {"cli", "serve", "track"}
+    assert using("os.environ") == {"cli", "provenance", "serve", "track"}
 
 
 def test_nothing_asks_which_scale_it_runs_at() -> None:

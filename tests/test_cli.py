@@ -42,3 +42,13 @@ def test_what_the_user_can_mend_is_one_line_and_status_1(capsys: pytest.CaptureF
     told = capsys.readouterr().err
     assert told.startswith("workbench show: unknown network 'resnet5'")
     assert told.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_one_line() -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "workbench.cli", "show", "resnet50"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    shown.stdout.close()
+    assert shown.stderr.read() == "workbench show: a pipe was closed before the end\n"
+    assert shown.wait() == 1

@@ -1,7 +1,6 @@
 """From YAML files to one spec: extends, merging in order, the origin of every value, errors."""
 
 import copy
-import difflib
 import functools
 import re
 from dataclasses import dataclass
@@ -9,21 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from workbench.admitted import augmentations, builders, minimum_sizes
-from workbench.sections import Section
+from workbench import references
 from workbench.spec import Spec, Study
+from workbench.spec_errors import Origins, SpecError, Tree, checked, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
 NAME = re.compile(r"[a-z0-9_]+")
-Tree = dict[str, Any]
-Origins = dict[str, str]
-
-
-class SpecError(ValueError):
-    """A spec that cannot be used: one line that says which file and key, and what is allowed."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -95,12 +87,6 @@ def known(kind: str, name: str) -> Path:
     return path
 
 
-def nearest(name: str, allowed: list[str]) -> str:
-    """A question that offers the most similar allowed name, or nothing."""
-    match = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
 def resolve(network: str, treatment: str = "2to4", scale: str = "full") -> Resolved:
     """The spec of network x treatment x scale; later files override earlier ones key by key."""
     tree, origins = _extended("networks", network)
@@ -111,31 +97,8 @@ def resolve(network: str, treatment: str = "2to4", scale: str = "full") -> Resol
     _check_scale(overrides, label)
     _rescale(tree, origins, overrides, label)
     spec = checked(Spec, tree, origins, f"networks/{network}.yaml")
-    _check_names(spec, origins)
+    references.check(spec, origins, catalog())
     return Resolved(spec, origins)
-
-
-def checked(section: type[Section], tree: Tree, origins: Origins, label: str) -> Any:
-    """The tree as a section; the first thing wrong with it becomes a one-line SpecError."""
-    try:
-        return section.model_validate(tree)
-    except ValidationError as error:
-        found = error.errors()
-        # a misspelt key is told as such, not as the absence of the right one
-        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        key = ".".join(str(part) for part in first["loc"])
-        file = _origin(origins, key) or label
-        if first["type"] == "extra_forbidden":
-            allowed = _fields(section, first["loc"][:-1])
-            message = (
-                f"unknown key{nearest(str(first['loc'][-1]), allowed)}; "
-                f"allowed: {', '.join(allowed)}"
-            )
-        else:
-            message = f"{first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
-            if first["type"] == "missing":
-                message = "is missing"
-        raise SpecError(f"experiments/{file}: {key or 'spec'}: {message}") from error
 
 
 def study(name: str) -> Study:
@@ -205,30 +168,6 @@ def _rescale(tree: Tree, origins: Origins, overrides: Tree, label: str) -> None:
         _merge(phase, origins, standin, label, f"phases.{name}.")
 
 
-def _origin(origins: Origins, key: str) -> str | None:
-    while key:
-        if key in origins:
-            return origins[key]
-        key = key.rpartition(".")[0]
-    return None
-
-
-def _fields(section: type[Section], path: tuple[Any, ...]) -> list[str]:
-    node: Any = section.model_json_schema()
-    defined = node.get("$defs", {})
-    for part in path:
-        node = _followed(node, defined)
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
-    return list(_followed(node, defined).get("properties", {}))
-
-
-def _followed(node: Tree, defined: Tree) -> Tree:
-    for option in node.get("anyOf", []):
-        if "$ref" in option:
-            node = option
-    return defined[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-
-
 def _data_name(phase: Any) -> str | None:
     data = phase.get("data") if isinstance(phase, dict) else None
     return data.get("name") if isinstance(data, dict) else None
@@ -247,75 +186,6 @@ def _check_scale(tree: Tree, label: str) -> None:
             raise SpecError(
                 f"experiments/{label}: standins.{name}: unknown data set"
                 f"{nearest(name, list(catalog()))}"
-            )
-
-
-def _check_names(spec: Spec, origins: Origins) -> None:
-    for phase, section in spec.phases.items():
-        key = f"phases.{phase}.data.name"
-        if section.data.name not in catalog():
-            raise SpecError(
-                f"experiments/{_origin(origins, key)}: {key}: unknown data set "
-                f"{section.data.name!r}{nearest(section.data.name, list(catalog()))}; "
-                f"known: {', '.join(catalog())}"
-            )
-        key = f"phases.{phase}.weights"
-        if section.weights and section.weights not in catalog():
-            raise SpecError(
-                f"experiments/{_origin(origins, key)}: {key}: unknown weights {section.weights!r}"
-                f"{nearest(section.weights, list(catalog()))}"
-            )
-        _check_augment(section.data, f"phases.{phase}.data.augment", origins)
-        own = f"phases.{phase}.model" if section.model else "model"
-        _check_builder(spec.model_of(phase), own, origins)
-        _check_size(spec, phase, origins)
-
-
-def _check_augment(data: Any, key: str, origins: Origins) -> None:
-    if not data.augment:
-        return
-    file, allowed = _origin(origins, key), augmentations(catalog()[data.name]["kind"])
-    for each in data.augment:
-        if each.name not in allowed:
-            raise SpecError(
-                f"experiments/{file}: {key}: unknown augmentation {each.name!r} of {data.name}"
-                f"{nearest(each.name, list(allowed))}; known: {', '.join(allowed) or 'none'}"
-            )
-        for name in each.args:
-            if name not in allowed[each.name]:
-                raise SpecError(
-                    f"experiments/{file}: {key}: unknown argument {name!r} of {each.name}"
-                    f"{nearest(name, allowed[each.name])}; allowed: "
-                    f"{', '.join(allowed[each.name]) or 'none'}"
-                )
-
-
-def _check_size(spec: Spec, phase: str, origins: Origins) -> None:
-    data, builder = spec.phases[phase].data, spec.model_of(phase).build
-    least = minimum_sizes().get(builder, 1)
-    if data.image_size and max(data.image_size, data.minimum_size or 1) < least:
-        key = f"phases.{phase}.data.image_size"
-        raise SpecError(
-            f"experiments/{_origin(origins, key)}: {key}: {spec.title} ({builder}) takes images of "
-            f"at least {least} pixels (given: {data.image_size}); raise it, or set "
-            "data.minimum_size"
-        )
-
-
-def _check_builder(model: Any, key: str, origins: Origins) -> None:
-    allowed = builders()
-    if model.build not in allowed:
-        raise SpecError(
-            f"experiments/{_origin(origins, key + '.build')}: {key}.build: unknown "
-            f"builder {model.build!r}{nearest(model.build, list(allowed))}; "
-            f"known: {', '.join(allowed)}"
-        )
-    for name in model.args:
-        if name not in allowed[model.build]:
-            raise SpecError(
-                f"experiments/{_origin(origins, f'{key}.args.{name}')}: {key}.args.{name}: unknown "
-                f"argument of {model.build}{nearest(name, allowed[model.build])}; "
-                f"allowed: {', '.join(allowed[model.build])}"
             )
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from workbench.compression import Quantize, Treatment
 from workbench.durations import shortened
-from workbench.sections import Model, Phase, Positive, Quantize, Section, Stage, Treatment
+from workbench.sections import Model, Phase, Positive, Section, Stage
 
 INT8_METHOD = 2  # raised when workbench/quant comes to other integers from the same spec
 

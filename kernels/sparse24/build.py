@@ -1,4 +1,4 @@
-"""Compiling the kernels: at first use, or ahead of time by `python -m sparse24.build`.
+"""Compiling the kernels: at first use, or ahead of time by `python -m sparse24`.
 
 The library lies in a folder named by a hash of the sources and flags, so an edit or another
 compiler makes a new one; a build is renamed into place whole, so processes may build at once.
@@ -10,9 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -128,14 +126,3 @@ def _place(made: Path, folder: Path) -> None:
         shutil.rmtree(final)
         if not (folder / LIBRARY).exists():
             raise
-
-
-def main() -> None:
-    """Compile ahead of time and say where and how long."""
-    started = time.perf_counter()
-    path = build()
-    print(f"{path} ({time.perf_counter() - started:.0f} s)")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

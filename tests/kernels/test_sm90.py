@@ -16,8 +16,11 @@ NAMES = [str(dtype).removeprefix("torch.") for dtype in ELEMENTS]
 every_type = pytest.mark.parametrize("dtype", ELEMENTS, ids=NAMES)
 both_forms = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 # rows and tokens of config.h's tiles
-TILES = [(256, 128), (128, 256), (128, 128), (128, 64), (64, 64), (64, 16), (64, 128)]
-every_tile = pytest.mark.parametrize("tile", range(7), ids=[f"{r}x{t}" for r, t in TILES])
+TILES = [
+    (256, 128), (256, 192), (128, 128), (128, 64), (64, 64), (64, 16), (64, 128), (128, 128),
+]  # fmt: skip
+WIDE, BY_TURNS = 1, 7
+every_tile = pytest.mark.parametrize("tile", range(8), ids=[f"{r}x{t}" for r, t in TILES])
 
 
 def some_tiles(tile: int) -> tuple[int, int]:
@@ -36,6 +39,9 @@ def test_the_product_is_exact(hopper, dtype, sparse, tile, order) -> None:
     copies_are_late, last_warp_first = order
     for out in (torch.bfloat16, EXACT.get(dtype, torch.float32)):  # by the copy engine, and plainly
         call = Call(x, weight, sparse, out)
+        if tile == WIDE and dtype.itemsize == 1:
+            assert call.run(hopper, tile) == "this tile is for 16-bit types"
+            continue
         wrong = call.run(
             hopper, tile, copies_are_late=copies_are_late, last_warp_first=last_warp_first
         )
@@ -60,6 +66,23 @@ def test_every_tile_is_walked_once(hopper, sparse, multiprocessors, raster) -> N
     x, weight = operands(64 * 4 + 4, 16 * 4 + 1, torch.float16, columns=72)
     call = Call(x, weight, sparse, torch.float16)
     assert call.run(hopper, 5, multiprocessors=multiprocessors, raster=raster) is None
+    assert torch.equal(call.out, (x.double() @ weight.double().T).half())
+
+
+@both_forms
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8], ids=str)
+@pytest.mark.parametrize("columns", [4, 600, 1100])  # fewer blocks of K than stages, as many, more
+@pytest.mark.parametrize("multiprocessors", [1, 2])
+@pytest.mark.parametrize("order", list(product([False, True], repeat=2)), ids=str)
+def test_warpgroups_take_turns(hopper, dtype, sparse, columns, multiprocessors, order) -> None:
+    x, weight = operands(128 * 2 + 4, 128 * 2 + 1, dtype, columns)  # nine tiles: the turns are uneven
+    copies_are_late, last_warp_first = order
+    call = Call(x, weight, sparse, torch.float16)
+    wrong = call.run(
+        hopper, BY_TURNS, multiprocessors=multiprocessors, copies_are_late=copies_are_late,
+        last_warp_first=last_warp_first,
+    )  # fmt: skip
+    assert wrong is None
     assert torch.equal(call.out, (x.double() @ weight.double().T).half())
 
 
@@ -100,7 +123,7 @@ def epilogue_of(features: int, tokens: int, out: torch.dtype) -> dict[str, Tenso
 def test_the_epilogue_is_that_of_the_reference(
     hopper, dtype, out, activation, has_residual, gap
 ) -> None:
-    tile = activation % 3  # 256x128, 128x256, 128x128
+    tile = (0, WIDE if dtype.itemsize == 2 else BY_TURNS, 2)[activation % 3]
     features, tokens = some_tiles(tile)
     x, weight = operands(features, tokens, dtype, columns=132)
     given = epilogue_of(features, tokens, out)
@@ -139,7 +162,7 @@ def test_a_row_has_the_same_bits_in_every_batch_and_tile(hopper, sparse) -> None
     many = Call(x, weight, sparse, torch.float16)
     assert many.run(hopper, 0) is None
     for tile, (first, last) in enumerate(
-        [(0, 100), (0, 1), (37, 41), (0, 60), (50, 100), (0, 100)]
+        [(0, 100), (0, 1), (37, 41), (0, 60), (50, 100), (0, 100), (1, 99)]
     ):
         few = Call(x[first:last], weight, sparse, torch.float16)
         assert few.run(hopper, tile + 1) is None
@@ -154,7 +177,7 @@ CONVOLUTIONS = {
     "3x3 stride 2": (40, (3, 3), (2, 2), (1, 1), (1, 1), 1, 4),
     "1x1 stride 2": (64, (1, 1), (2, 2), (0, 0), (1, 1), 1, 3),
     "dilated": (64, (3, 3), (1, 1), (2, 2), (2, 2), 1, 5),
-    "uneven": (136, (2, 3), (2, 1), (1, 0), (1, 3), 1, 1),
+    "uneven": (136, (2, 3), (2, 1), (1, 0), (1, 3), 1, BY_TURNS),
     "groups": (256, (3, 3), (1, 1), (1, 1), (1, 1), 2, 6),
     "narrow, wide padding": (16, (3, 1), (1, 2), (3, 2), (3, 1), 1, 0),
 }

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workbench import quant, sparsity
+from workbench.compression import Quantize
 from workbench.models import edits, levenshtein
 from workbench.models.refinement import refine
-from workbench.sections import Quantize
 
 PADDING, BEGIN, END, PLACEHOLDER = range(4)
 WORDS = 20

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import dag, stages
+from workbench import current, dag, stages
 from workbench.record import Cell
 
 ENDS = [("2to4", "quantize"), ("dense", "quantize")]
@@ -26,16 +26,16 @@ def test_a_chain_leads_from_dense_to_the_cell() -> None:
 def test_makers_of_absent_files_run_again_and_nothing_else(work_of, tmp_path: Path, edit) -> None:
     cells = list(dict.fromkeys(c for end in ENDS for c in dag.chain(cell(*end))))
     results = tmp_path / "results"
-    assert dag.due(cells, results) == set(cells)
+    assert current.due(cells, results) == set(cells)
     for step in cells:
         work = work_of(step.network, step.treatment, step.stage)
         stages.run(work).write(work.out / "record.json")
-    assert dag.due(cells, results) == set()
+    assert current.due(cells, results) == set()
     for path in results.rglob("*.safetensors"):
         path.unlink()
-    assert dag.due(cells, results) == set()  # records are results
+    assert current.due(cells, results) == set()  # records are results
     edit("networks/resnet50.yaml", "title:", "quantize: {percentile: 99.0}\ntitle:")
-    assert dag.due(cells, results) == set(cells)  # quantize needs all that was deleted
+    assert current.due(cells, results) == set(cells)  # quantize needs all that was deleted
 
 
 def test_a_run_without_a_seed_list_uses_the_scales() -> None:

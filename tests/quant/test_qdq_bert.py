@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from workbench import models, quant
+from workbench.compression import Quantize
 from workbench.quant.files import restored
 from workbench.quant.qdq import to_onnx
-from workbench.sections import Quantize
 from workbench.sparsity import is_nm, prune
 
 

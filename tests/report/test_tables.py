@@ -158,6 +158,13 @@ def test_mixed_commits_and_dirty_trees_are_noted(put, results):
     assert "1 record made from a tree that differs from its commit: resnet50." in noted
 
 
+def test_records_of_an_unknown_commit_say_so(put, results):
+    unknown = {"commit": "unknown", "dirty": False}
+    put("resnet50", "dense/dense", {"train/top1": 70.0}, git=unknown)
+    noted = texts(study_table("accuracy", "smoke", ["resnet50"], [0], results))
+    assert "Commit unknown: no repository tracked the sources." in noted
+
+
 def test_the_csv_of_accuracy_has_the_columns_that_were_agreed(put, results):
     scores = {"dense/dense": 70.0, "dense_again/retrain": 72.0, "2to4/retrain": 71.5}
     scores |= {"2to4/quantize": 71.0, "dense/quantize": 69.0}

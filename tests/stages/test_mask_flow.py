@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from workbench import cli, dag, sparsity, stages
 from workbench.provenance import sha256
-from workbench.stages.work import StageError
+from workbench.stages.weights import StageError
 
 STAGES = ("prune", "retrain", "quantize")
 

@@ -12,7 +12,7 @@ from workbench import stages
 from workbench.data.source import DataError
 from workbench.provenance import sha256
 from workbench.record import Record
-from workbench.stages.work import StageError, state
+from workbench.stages.weights import StageError, state
 
 PACKAGE = "small_encoder_of_a_test"
 

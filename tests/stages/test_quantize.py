@@ -10,7 +10,7 @@ from workbench import models, provenance, stages
 from workbench.data import source
 from workbench.data.source import DataError
 from workbench.record import Record, read
-from workbench.stages.work import StageError
+from workbench.stages.weights import StageError
 
 NETWORK = "resnet20_cifar"  # asks for compared calibrators and sensitivity
 

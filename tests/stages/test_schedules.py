@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from workbench import cli, dag, resolve, stages
 from workbench.record import Cell, read
 from workbench.sparsity import Masks
-from workbench.stages.work import StageError
+from workbench.stages.weights import StageError
 
 SCRATCH = ("sr_ste", "2to4_repeated", "2to4_dense_half")
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from workbench import resolve, sparsity, stages
 from workbench.record import RecordError, read
-from workbench.stages.work import StageError
+from workbench.stages.weights import StageError
 
 FAMILIES = resolve.study("tour").networks  # one network of each
 

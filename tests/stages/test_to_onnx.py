@@ -9,7 +9,7 @@ from workbench import stages
 from workbench.quant.files import restored
 from workbench.sparsity import is_nm
 from workbench.stages.to_onnx import onnx_of
-from workbench.stages.work import read_weights
+from workbench.stages.weights import read_weights
 
 NETWORK = "resnet20_cifar"
 

@@ -24,10 +24,18 @@ def main() -> None:
 
 
 def run(given: list[str]) -> int:
-    """The exit status of a subcommand; an error of the user's is one line and status 1."""
+    """The exit status of a subcommand; an error of the user's is one line and status 1.
+
+    What is left to print when its reader goes away, as `head` does, is dropped and so told.
+    """
     arguments = parser().parse_args(given)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads it, as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"workbench {arguments.command}: a pipe was closed before the end", file=sys.stderr)
+        return 1
     except user_errors() as error:
         print(f"workbench {arguments.command}: {error}", file=sys.stderr)
         return 1

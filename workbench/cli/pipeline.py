@@ -5,7 +5,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from workbench import dag, failure, files, serve
+from workbench import current, dag, failure, files, serve
 from workbench.cli import arguments as shared
 from workbench.cli.errors import user_errors
 from workbench.record import Cell
@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.study, arguments.scale, [arguments.network], [arguments.seed]
     )
     cells = list(dict.fromkeys(step for end in wanted for step in dag.chain(end)))
-    due = dag.due(cells, Path(dag.RESULTS))
+    due = current.due(cells, Path(dag.RESULTS))
     for cell in cells:
         if cell in due:
             _attempt(cell, arguments)

@@ -9,7 +9,8 @@ from workbench.predict.records import LIBRARY, OURS_DENSE, SPARSE, Records, Time
 from workbench.predict.shapes import Product
 
 SOURCES = ("measured", "interpolated", "roofline")
-# features x tokens, of csrc/config.h; the first reaches the rate, others as shared memory lets them
+# features x tokens, as kernels have them; the first reaches the rate, others as reads of shared
+# memory let them
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (64, 16))
 PACKED = {"fp16": 0.5625, "int8": 0.625, "fp8": 0.625}  # bytes of a packed weight, of the dense
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench import dag
+from workbench.current import is_current
 from workbench.record import Cell, Record, read
 
 COLUMNS = (
@@ -39,7 +39,7 @@ def frame(found: dict[Cell, Record], root: Path) -> pd.DataFrame:
     """One row per record and metric; `higher_is_better` is known for primary metrics only."""
     rows = []
     for cell, record in found.items():
-        shared = _shared(cell, record) | {"current": dag.is_current(record, root)}
+        shared = _shared(cell, record) | {"current": is_current(record, root)}
         for metric, value in record.metrics.items():
             phase = record.spec["phases"].get(metric.partition("/")[0], {})
             primary = metric == record.primary

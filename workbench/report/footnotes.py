@@ -120,8 +120,8 @@ class Notes:
         if len(commits) > 1:
             counts = [f"{commit} ({_count(frame[frame.git == commit])})" for commit in commits]
             self._plain.append(f"Mixed commits: {', '.join(counts)}.")
-        if len(commits) == 1 and " " in commits[0]:
-            self._plain.append(f"Commit unknown: {commits[0]}.")
+        if commits == ["unknown"]:
+            self._plain.append("Commit unknown: no repository tracked the sources.")
         if len(dirty := frame[frame.dirty.astype(bool)]):
             self._plain.append(
                 f"{_count(dirty)} made from a tree that differs from its commit: "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from workbench.report.network_speed import KINDS
 from workbench.report.style import GRID, INK, MUTED, PALETTE, STYLE, panel, write_svg
 
-COLOURS = dict(zip(KINDS, (*PALETTE, MUTED, GRID), strict=True))
+COLORS = dict(zip(KINDS, (*PALETTE, MUTED, GRID), strict=True))
 MOST_BARS = 3  # networks, those of the most batches first
 
 
@@ -28,10 +28,10 @@ def _curves(frame: pd.DataFrame) -> Figure:
         for key, rows in frame.groupby(["network", "precision"], sort=False)
         if len(rows) > 1
     ]
-    for colour, ((network, precision), rows) in zip(PALETTE, several, strict=False):
+    for color, ((network, precision), rows) in zip(PALETTE, several, strict=False):
         label = f"{network}, {precision.upper()}"
-        axes.plot(rows.batch, rows.speedup, "o-", color=colour, label=label, ms=4)
-        axes.plot(rows.batch, rows.predicted_speedup, ":", color=colour, linewidth=1.2)
+        axes.plot(rows.batch, rows.speedup, "o-", color=color, label=label, ms=4)
+        axes.plot(rows.batch, rows.predicted_speedup, ":", color=color, linewidth=1.2)
     axes.axhline(1, color=MUTED, linewidth=1)
     sizes = sorted({batch for _, rows in several for batch in rows.batch})
     axes.set(xscale="log", xlabel="batch", ylabel="speedup over the strongest dense network")
@@ -56,16 +56,16 @@ def _bars(frame: pd.DataFrame) -> Figure:
             name = f"{row['network']} {row['precision'].upper()}, batch {row['batch']}"
             names.append(f"{name}: dense" if which == "dense" else "2:4")
             left = 0.0
-            for kind, colour in COLOURS.items():
+            for kind, color in COLORS.items():
                 width = row[f"{which}_ms_{kind.replace(' ', '_')}"] / row["dense_ms"]
-                axes.barh(heights[-1], width, 0.32, left=left, color=colour)
+                axes.barh(heights[-1], width, 0.32, left=left, color=color)
                 left += width
             axes.annotate(
                 f"{row[f'{which}_ms']:.2f} ms", (left, heights[-1]), (4, 0), va="center",
                 textcoords="offset points", fontsize=8,
             )  # fmt: skip
-    for kind, colour in COLOURS.items():
-        axes.barh(0, 0, color=colour, label=kind)
+    for kind, color in COLORS.items():
+        axes.barh(0, 0, color=color, label=kind)
     axes.set_yticks(heights, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

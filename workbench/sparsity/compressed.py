@@ -14,14 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.sparsity.layouts import Layout
-from workbench.sparsity.masks import Masks, whole_header
+from workbench.sparsity.masks import Masks
 from workbench.sparsity.measure import refuse_unless_nm
 from workbench.sparsity.names import SparsityError
+from workbench.sparsity.safetensors_file import read_safetensors, whole_header
 
 FORMAT = "workbench-2to4-1"
 VALUES, INDICES = ".values", ".indices"
@@ -60,12 +60,7 @@ def save_compressed(
 
 def load_compressed(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Masks]:
     """The tensors and the masks written by `save_compressed`, on the CPU."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise SparsityError(f"{path}: not a whole safetensors file ({error})") from error
+    entries, metadata = read_safetensors(path)
     if FORMAT not in metadata:
         raise SparsityError(
             f"{path}: header has {sorted(metadata)}; only files written by save_compressed "

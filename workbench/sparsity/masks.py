@@ -5,19 +5,17 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workbench.files import DAMAGED
 from workbench.sparsity.layouts import CHANNELS_SECOND, Layout, reflatten
 from workbench.sparsity.names import SparsityError, refuse_unknown
+from workbench.sparsity.safetensors_file import read_safetensors, whole_header
 from workbench.sparsity.zeroing import clear, local, placed, unwrapped
 
 _FORMAT = "workbench-masks-3"
@@ -190,12 +188,7 @@ class Masks(Mapping[str, Tensor]):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Masks":
         """The masks written by `save`, on the CPU; a damaged or foreign file is refused."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise SparsityError(f"{path}: not a whole safetensors file ({error})") from error
+        packed, metadata = read_safetensors(path)
         known = [name for name in FORMATS if name in metadata]
         if not known:
             raise SparsityError(
@@ -214,20 +207,6 @@ class Masks(Mapping[str, Tensor]):
                     f"{path}: the masks do not match their digest; write the file again"
                 )
         return masks
-
-
-@contextmanager
-def whole_header(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What a header raises that was damaged, as a SparsityError that names the file."""
-    try:
-        yield
-    except SparsityError:
-        raise
-    except DAMAGED as error:
-        why = " ".join(str(error).split())[:120]
-        raise SparsityError(
-            f"{path}: its header is damaged ({why}); write the file again"
-        ) from error
 
 
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn, optim
 
+from workbench.compression import Treatment
 from workbench.files import whole
-from workbench.sections import Treatment
 from workbench.sparsity import Masks, Plan, Scheduled
 from workbench.stages.work import Work
 from workbench.training.resume import Row

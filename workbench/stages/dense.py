@@ -8,7 +8,8 @@ from workbench.record import Record
 from workbench.sections import Phase
 from workbench.sparsity import Hold, Masks, Scheduled, hold, summary
 from workbench.stages.choosing import Choosing
-from workbench.stages.work import Weights, Work, load, state, take
+from workbench.stages.weights import Weights, load, state, take
+from workbench.stages.work import Work
 from workbench.tasks import Task
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row

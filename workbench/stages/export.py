@@ -5,7 +5,8 @@ from pathlib import Path
 from workbench import dag, sparsity
 from workbench.files import whole
 from workbench.record import Cell
-from workbench.stages.work import Work, read_weights, recorded_masks
+from workbench.stages.weights import read_weights, recorded_masks
+from workbench.stages.work import Work
 
 EXPORTED = {"prune": "pruned", "retrain": "final", "quantize": "int8"}
 

@@ -10,7 +10,8 @@ from workbench.sparsity import (
     storage,
     summary,
 )
-from workbench.stages.work import StageError, Work, load, state
+from workbench.stages.weights import StageError, load, state
+from workbench.stages.work import Work
 from workbench.tasks import Task
 
 

@@ -11,7 +11,8 @@ from workbench.record import Record
 from workbench.seeds import seed_for
 from workbench.sparsity import Masks
 from workbench.stages.dense import NO_MASKS, train_phase
-from workbench.stages.work import Work, load, state
+from workbench.stages.weights import load, state
+from workbench.stages.work import Work
 from workbench.tasks import Task
 from workbench.tasks.base import moved
 

@@ -4,7 +4,8 @@ from workbench.record import Record
 from workbench.sparsity import summary
 from workbench.stages.choosing import flips
 from workbench.stages.dense import NO_MASKS, Trained, train_phases
-from workbench.stages.work import Work, state
+from workbench.stages.weights import state
+from workbench.stages.work import Work
 
 
 def run(work: Work) -> Record:

@@ -7,7 +7,8 @@ from torch import nn
 
 from workbench.quant.files import restored
 from workbench.quant.qdq import to_onnx
-from workbench.stages.work import Work, read_weights
+from workbench.stages.weights import read_weights
+from workbench.stages.work import Work
 from workbench.tasks import Task
 
 

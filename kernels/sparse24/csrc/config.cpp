@@ -4,11 +4,13 @@
 namespace sparse24 {
 namespace {
 
-constexpr double kClock = 1.6e9;            // Hz under load
+constexpr double kClock = 1.75e9;           // Hz under load
 constexpr double kSharedBytesPerClock = 128;  // the port that operands, fills and stores share
 constexpr double kL2BytesPerClock = 45;     // per multiprocessor
 constexpr double kLaunchSeconds = 3e-6;
-constexpr double kTileClocks = 1500;        // fill of the ring and what a store cannot hide
+constexpr double kTileClocks = 800;         // to the last product's end and the first part's store
+constexpr double kSumClocks = 14;           // of finishing one sum of each thread
+constexpr double kTurnClocks = 200;         // from one warpgroup's last product to the other's first
 
 }  // namespace
 
@@ -30,7 +32,14 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
   double clocks = products * issue;
   if (port > clocks) clocks = port;
   if (l2 > clocks) clocks = l2;
-  const double tile_clocks = k_blocks * clocks + kTileClocks + tile.rows() * tile.tokens * 2 / kSharedBytesPerClock;
+  const double stores = tile.rows() * tile.tokens * 2 * 2 / kSharedBytesPerClock;  // in and out of staging
+  const double main = k_blocks * clocks + stores;
+  const double finish = kTileClocks + kSumClocks * tile.row_steps * tile.tokens / 2;
+  double tile_clocks = main + finish;
+  if (tile.by_turns) {  // one warpgroup finishes while the other multiplies
+    tile_clocks = main + kTurnClocks;
+    if ((main + finish) / 2 > tile_clocks) tile_clocks = (main + finish) / 2;
+  }
   const int tiles = ceil_div(ceil_div(out_features, tile.rows()), plan.cluster_m) *
                     ceil_div(ceil_div(tokens, tile.tokens), plan.cluster_n);
   return ceil_div(tiles, multiprocessors / blocks) * tile_clocks / kClock + kLaunchSeconds;
@@ -42,6 +51,7 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
   Plan best = {};
   double least = 0;
   for (int tile = 0; tile < kTileCount; ++tile) {
+    if (!kTiles[tile].takes(size)) continue;
     if (convolution != nullptr && convolution->groups > 1 &&
         out_features / convolution->groups % kTiles[tile].rows() != 0) {
       continue;

@@ -33,15 +33,17 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t barrier, uint
 __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives at the barrier at the same place in the block of that rank in the cluster. Spelled with
-// `.release.cluster` this would wait for all of the thread's memory traffic (MEMBAR.ALL.GPU); what
-// it publishes was read by the tensor cores or into registers, and needs no such wait.
-__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
-  asm volatile(
-      "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-      " mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
+// The address of what lies at `at` in the block of that rank in the cluster.
+__device__ __forceinline__ uint32_t shared_address_in(uint32_t at, uint32_t rank) {
+  uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(at), "r"(rank));
+  return remote;
+}
+// Arrives at a barrier of any block of the cluster. Spelled with `.release.cluster` this would wait
+// for all of the thread's memory traffic (MEMBAR.ALL.GPU); what it publishes was read by the tensor
+// cores or into registers, and needs no such wait.
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(

@@ -2,8 +2,9 @@
 // x [tokens, in] with contiguous columns or a convolution's pixels (implicit GEMM: the copy engine's
 // im2col mode gathers them); fp32 sums, of int8 int32; K in ascending order, unsplit.
 //
-// One warp copies (producer), one or two warpgroups multiply; persistent blocks, in clusters that
-// share x along features and the weight along tokens. The tensor cores hold features as rows, so
+// One warp copies (producer), one or two warpgroups multiply: together at one tile, or by turns, one
+// storing its tile while the other multiplies the next. Persistent blocks, in clusters that share x
+// along features and the weight along tokens. The tensor cores hold features as rows, so
 // stmatrix transposes a finished tile into staging buffers, which the copy engine stores while the
 // next tile is multiplied.
 #pragma once
@@ -62,28 +63,38 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
 
 template <class Shape>
 __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const CUtensorMap& residual_map,
-                                             const Sm90Arguments& arguments, Schedule schedule,
-                                             uint32_t x_at, uint32_t weight_at, uint32_t buffers,
-                                             void* plain, uint32_t full, uint32_t empty,
-                                             uint32_t residual_barriers, int rank_m, int rank_n) {
+                                             const Sm90Arguments& arguments, uint32_t x_at,
+                                             uint32_t weight_at, uint32_t buffers, void* plain,
+                                             uint32_t full, uint32_t empty, uint32_t turns,
+                                             uint32_t residual_barriers) {
   using Sum = typename Accumulator<Shape::kType>::type;
   const int warpgroup = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
   const int cluster_m = arguments.cluster_m, cluster_n = arguments.cluster_n;
-  // Lane i of every warp tells the i-th block that loads for this one that a stage is free.
-  const bool is_teller = lane < cluster_m + cluster_n - 1;
+  const int rank_m = cluster_rank() % cluster_m, rank_n = cluster_rank() / cluster_m;
+  // Lane i of every warp tells the i-th block that loads for this one that a stage is free: there
+  // lies its barrier of the first stage, or 0.
   const int other = lane - cluster_m;
   const uint32_t told = lane < cluster_m
                             ? lane + cluster_m * rank_n
                             : rank_m + cluster_m * (other < rank_n ? other : other + 1);
+  const uint32_t tell = lane < cluster_m + cluster_n - 1 ? shared_address_in(empty, told) : 0;
   const auto release = [&](int stage) {
-    if (is_teller) mbarrier_arrive_cluster(empty + 8 * stage, told);
+    if (tell != 0) mbarrier_arrive_cluster(tell + 8 * stage);
   };
-  const int row = warpgroup * 64 * Shape::kRowSteps;
-  const uint32_t my_weight = weight_at + warpgroup * Shape::kRowSteps * Shape::kBlockBytes;
+  const int share = Shape::kByTurns ? 0 : warpgroup;  // of a tile that is multiplied together
+  const int row = share * 64 * Shape::kRowSteps;
+  const uint32_t my_weight = weight_at + share * Shape::kRowSteps * Shape::kBlockBytes;
   const Epilogue& epilogue = arguments.epilogue;
   const bool has_residual = epilogue.has_residual() && arguments.stores_by_copy_engine;
   Staging<Shape> staging = {&out_map, &residual_map, buffers, residual_barriers, warpgroup, thread};
   Ring<Shape::kStages> ring;
+  Schedule schedule(arguments);
+  uint32_t turn = warpgroup ^ 1;  // the first is the first warpgroup's without a wait
+  const auto leave_to_other = [&] {
+    schedule.next();
+    ring.skip(arguments.k_blocks);
+  };
+  if (Shape::kByTurns && warpgroup == 1) leave_to_other();
   for (; !schedule.done(); schedule.next()) {
     int m, n;
     schedule.place(m, n);
@@ -92,10 +103,10 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     if (has_residual && thread == 0) {
       staging.load_first_residuals(feature, token, epilogue.out_size());
     }
-    const Affine<Shape::kRowSteps> affine(epilogue, feature + 16 * (thread / 32) + lane / 4,
-                                          arguments.features);
+    const Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
     Sum sums[Shape::kRowSteps][Shape::kTokens / 2];
     int previous = 0;
+    if constexpr (Shape::kByTurns) mbarrier_wait(turns + 8 * warpgroup, turn);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
       mbarrier_wait(full + 8 * ring.stage, ring.phase);
       sm90_multiply<Shape>(sums, x_at + ring.stage * Shape::kTokenBytes,
@@ -104,20 +115,23 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
       if (k > 0) release(previous);
       previous = ring.stage;
     }
+    if constexpr (Shape::kByTurns) {
+      turn ^= 1;
+      if (thread == 0) mbarrier_arrive(turns + 8 * (warpgroup ^ 1));
+    }
     wgmma_wait_group<0>();
     release(previous);
     if (!arguments.stores_by_copy_engine) {
       sm90_store_plain<Shape>(sums, arguments, static_cast<Sum*>(plain), feature, token, warpgroup,
                               thread);
-      continue;
-    }
-    if (epilogue.out_size() == 2) {
-      sm90_store_tile<Shape, 2>(sums, affine, epilogue, staging, feature, token);
+    } else if (epilogue.out_size() == 2) {
+      sm90_store_tile<Shape, 2>(sums, affines, epilogue, staging, feature, token);
     } else {
       if constexpr (Shape::kSize == 1) {
-        sm90_store_tile<Shape, 1>(sums, affine, epilogue, staging, feature, token);
+        sm90_store_tile<Shape, 1>(sums, affines, epilogue, staging, feature, token);
       }
     }
+    if constexpr (Shape::kByTurns) leave_to_other();
   }
   if (thread == 0) bulk_wait_group();
 }
@@ -136,17 +150,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   const uint32_t full =
       staging_at + Shape::kWarpgroups * Shape::kStagingBytes;
   const uint32_t empty = full + 8 * Shape::kStages;
-  const uint32_t residual_barriers = empty + 8 * Shape::kStages;
+  const uint32_t turns = empty + 8 * Shape::kStages;  // of the warpgroups, where they take turns
+  const uint32_t residual_barriers = turns + 8 * Shape::kWarpgroups;
 
-  const int rank = cluster_rank();
-  const int rank_m = rank % arguments.cluster_m, rank_n = rank / arguments.cluster_m;
   const int blocks = arguments.cluster_m * arguments.cluster_n;
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       mbarrier_init(full + 8 * i, 1);
       mbarrier_init(empty + 8 * i,
-                    4 * Shape::kWarpgroups * (arguments.cluster_m + arguments.cluster_n - 1));
+                    4 * Shape::kTogether * (arguments.cluster_m + arguments.cluster_n - 1));
     }
+    for (int i = 0; i < Shape::kWarpgroups; ++i) mbarrier_init(turns + 8 * i, 1);
     for (int i = 0; i < Shape::kWarpgroups * Shape::kBuffers; ++i) {
       mbarrier_init(residual_barriers + 8 * i, 1);
     }
@@ -157,22 +171,24 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   wait_for_kernel_before();
   let_next_kernel_start();
 
-  const Schedule schedule{static_cast<int>(blockIdx.x) / blocks, static_cast<int>(gridDim.x) / blocks,
-                          arguments.tiles_m, arguments.tiles_n, arguments.raster};
   const int role = threadIdx.x / 128;
   if (role == 0) {
-    setmaxnreg_decrease<56>();
+    setmaxnreg_decrease<Shape::kIsWide ? 32 : 56>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
-      sm90_produce<Shape>(x_map, arguments, schedule, x_at, weight_at, full, empty, rank_m, rank_n);
+      if (arguments.is_convolution) {
+        sm90_produce<Shape, Sm90Pixels>(x_map, arguments, x_at, weight_at, full, empty);
+      } else {
+        sm90_produce<Shape, Sm90Rows>(x_map, arguments, x_at, weight_at, full, empty);
+      }
     }
     __syncwarp();
   } else {
-    setmaxnreg_increase<224>();
+    setmaxnreg_increase<Shape::kIsWide ? 240 : 224>();
     const int warpgroup = role - 1;
     const uint32_t buffers = staging_at + warpgroup * Shape::kStagingBytes;
-    sm90_consume<Shape>(out_map, residual_map, arguments, schedule, x_at, weight_at,
-                        buffers, shared + (buffers - shared_address(shared)), full, empty,
-                        residual_barriers + 8 * Shape::kBuffers * warpgroup, rank_m, rank_n);
+    sm90_consume<Shape>(out_map, residual_map, arguments, x_at, weight_at, buffers,
+                        shared + (buffers - shared_address(shared)), full, empty, turns,
+                        residual_barriers + 8 * Shape::kBuffers * warpgroup);
   }
   // A block must outlive what others of its cluster still copy into it or tell it. (Asked anew, so
   // that no register is kept for it.)

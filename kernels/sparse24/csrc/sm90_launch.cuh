@@ -1,5 +1,7 @@
 // Host side of the Hopper kernel: check, encode the tensor maps, launch one tile's instance.
 #pragma once
+#include <utility>
+
 #include "config.h"
 #include "launch.h"
 #include "sm90_gemm.cuh"
@@ -82,20 +84,26 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
                                                    out_map, residual_map, arguments);
 }
 
+template <Type kType, bool kSparse, int... kTile>
+const char* sm90_launch_one(std::integer_sequence<int, kTile...>, const Gemm& gemm, const Plan& plan,
+                            int multiprocessors) {
+  const char* result = "there is no tile of this number";
+  const auto launch = [&](auto tile) {
+    if constexpr (kTiles[tile].takes(size_of(kType))) {
+      result = sm90_launch<Sm90Shape<kType, kSparse, tile>>(gemm, plan, multiprocessors);
+    } else {
+      result = "this tile is for 16-bit types";
+    }
+  };
+  ((plan.tile == kTile ? launch(std::integral_constant<int, kTile>()) : void()), ...);
+  return result;
+}
+
 // Every tile of one type, chosen by its index in kTiles.
 template <Type kType, bool kSparse>
 const char* sm90_launch_tile(const Gemm& gemm, const Plan& plan, int multiprocessors) {
-  switch (plan.tile) {
-#define S24_TILE(i)                                                                          \
-  case i:                                                                                    \
-    return sm90_launch<Sm90Shape<kType, kSparse, kTiles[i].warpgroups, kTiles[i].row_steps,  \
-                                 kTiles[i].tokens>>(gemm, plan, multiprocessors);
-    S24_TILE(0) S24_TILE(1) S24_TILE(2) S24_TILE(3) S24_TILE(4)
-    S24_TILE(5) S24_TILE(6)
-#undef S24_TILE
-    default: return "there is no tile of this number";
-  }
-  static_assert(kTileCount == 7, "one case for each tile");
+  return sm90_launch_one<kType, kSparse>(std::make_integer_sequence<int, kTileCount>(), gemm, plan,
+                                         multiprocessors);
 }
 
 }  // namespace sparse24

@@ -1,5 +1,6 @@
 // What the roles of the Hopper kernel share: the problem, a tile's sizes, the walk over the tiles.
 #pragma once
+#include "config.h"
 #include "epilogue.cuh"
 #include "layout.h"
 
@@ -18,21 +19,25 @@ struct Sm90Arguments {
   int group_features, group_channels, channel_blocks;
 };
 
-template <Type kTypeOf, bool kSparseOf, int kWarpgroupsOf, int kRowStepsOf, int kTokensOf>
+template <Type kTypeOf, bool kSparseOf, int kTileOf>
 struct Sm90Shape {
+  static constexpr Tile kTile = kTiles[kTileOf];
   static constexpr Type kType = kTypeOf;
   static constexpr bool kSparse = kSparseOf;
-  static constexpr int kWarpgroups = kWarpgroupsOf;  // that multiply
-  static constexpr int kRowSteps = kRowStepsOf;      // of 64 features, per warpgroup
-  static constexpr int kTokens = kTokensOf;
+  static constexpr int kWarpgroups = kTile.warpgroups;  // that multiply
+  static constexpr int kRowSteps = kTile.row_steps;     // of 64 features, per warpgroup
+  static constexpr int kTokens = kTile.tokens;
+  static constexpr bool kByTurns = kTile.by_turns;            // each warpgroup its own tiles
+  static constexpr int kTogether = kByTurns ? 1 : kWarpgroups;  // warpgroups at one tile
   static constexpr int kSize = size_of(kType);
-  static constexpr int kRows = 64 * kWarpgroups * kRowSteps;
+  static constexpr int kRows = kTile.rows();
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kBlockBytes = block_bytes(kSize, kSparse);
   static constexpr int kWeightBytes = kBlockBytes * (kRows / 64);
   static constexpr int kTokenBytes = kTokens * kBlockBytesOfK;
   static constexpr int kWeightRowBytes = kSparse ? 64 : 128;
   static constexpr int kSteps = kWeightRowBytes / 32;  // wgmmas along one block of K
+  static constexpr bool kIsWide = kTile.is_wide();
   // A warpgroup's tile leaves in parts of 64 features x kPart tokens, of at most 2 bytes each, by
   // turns through kBuffers buffers, so that the copy engine reads one while the next is written.
   static constexpr int kPart = kTokens < 64 ? kTokens : 64;
@@ -53,6 +58,12 @@ struct Sm90Shape {
 struct Schedule {
   int at, step, tiles_m, tiles_n, raster;
 
+  __device__ __forceinline__ explicit Schedule(const Sm90Arguments& arguments)
+      : tiles_m(arguments.tiles_m), tiles_n(arguments.tiles_n), raster(arguments.raster) {
+    const int blocks = arguments.cluster_m * arguments.cluster_n;
+    at = blockIdx.x / blocks;
+    step = gridDim.x / blocks;
+  }
   __device__ __forceinline__ bool done() const { return at >= tiles_m * tiles_n; }
   __device__ __forceinline__ void next() { at += step; }
   __device__ __forceinline__ void place(int& m, int& n) const {
@@ -74,6 +85,11 @@ struct Ring {  // where in the ring of stages a role is
       stage = 0;
       phase ^= 1;
     }
+  }
+  __device__ __forceinline__ void skip(int count) {
+    stage += count;
+    phase ^= stage / kStages & 1;
+    stage %= kStages;
   }
 };
 

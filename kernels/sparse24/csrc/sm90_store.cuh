@@ -26,34 +26,51 @@ __device__ __forceinline__ uint32_t from_pairs(uint32_t word, int lane) {
   return __byte_perm(low, high, row & 1 ? 0x7531 : 0x6420);
 }
 
-// Scale and bias of the features g and g + 8 of each of a thread's row steps. Both are asked for
-// before the products and first looked at behind them, so the bias stays as it was loaded.
-template <int kRowSteps>
+// Scale and bias of the features g and g + 8 of a row step. The bias stays as its bits were loaded,
+// so that nothing waits for it before it is used.
 struct Affine {
-  float scale[kRowSteps][2];
-  uint32_t bias[kRowSteps][2];
+  float scale[2];
+  uint32_t bias[2];
 
+  Affine() = default;
   __device__ __forceinline__ Affine(const Epilogue& epilogue, int feature, int features) {
-    int at[2 * kRowSteps];  // features beyond the last are never stored: any value will do
-#pragma unroll
-    for (int i = 0; i < 2 * kRowSteps; ++i) at[i] = min(feature + 64 * (i / 2) + 8 * (i % 2), features - 1);
-    load(at, epilogue.scale != nullptr, &scale[0][0], 1.0f,
-         [&](int i) { return epilogue.scale[i]; });
-    const bool is_wide = epilogue.bias_type == Type::f32;
-    load(at, epilogue.bias != nullptr && is_wide, &bias[0][0], 0u,
+    const int at[2] = {min(feature, features - 1), min(feature + 8, features - 1)};  // beyond: never stored
+    load(at, epilogue.scale != nullptr, scale, 1.0f, [&](int i) { return epilogue.scale[i]; });
+    const bool is_float = epilogue.bias_type == Type::f32;
+    load(at, epilogue.bias != nullptr && is_float, bias, 0u,
          [&](int i) { return static_cast<const uint32_t*>(epilogue.bias)[i]; });
-    if (epilogue.bias != nullptr && !is_wide) {
-      load(at, true, &bias[0][0], 0u,
+    if (epilogue.bias != nullptr && !is_float) {
+      load(at, true, bias, 0u,
            [&](int i) -> uint32_t { return static_cast<const uint16_t*>(epilogue.bias)[i]; });
     }
   }
 
  private:
   template <class Value, class Read>
-  static __device__ __forceinline__ void load(const int (&at)[2 * kRowSteps], bool is_there, Value* values,
+  static __device__ __forceinline__ void load(const int (&at)[2], bool is_there, Value (&values)[2],
                                               Value otherwise, Read read) {
 #pragma unroll
-    for (int i = 0; i < 2 * kRowSteps; ++i) values[i] = is_there ? read(at[i]) : otherwise;
+    for (int i = 0; i < 2; ++i) values[i] = is_there ? read(at[i]) : otherwise;
+  }
+};
+
+// Those of a tile: asked for before the products and first looked at behind them, but by a wide tile,
+// whose sums leave no registers for it, when their turn comes.
+template <class Shape>
+struct Affines {
+  Affine early[Shape::kIsWide ? 1 : Shape::kRowSteps];
+  int feature, features;
+
+  __device__ __forceinline__ Affines(const Epilogue& epilogue, int first_feature, int all_features)
+      : feature(first_feature), features(all_features) {
+    if constexpr (!Shape::kIsWide) {
+#pragma unroll
+      for (int i = 0; i < Shape::kRowSteps; ++i) early[i] = Affine(epilogue, feature + 64 * i, features);
+    }
+  }
+  __device__ __forceinline__ Affine of(const Epilogue& epilogue, int i) const {
+    if constexpr (Shape::kIsWide) return Affine(epilogue, feature + 64 * i, features);
+    return early[i];
   }
 };
 
@@ -140,11 +157,12 @@ struct Staging {
 // A finished warpgroup's tile, part by part; the last stores run on under the next tile.
 template <class Shape, int kOutSize, Activation kActivation, class Sum>
 __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
-                                                 const Affine<Shape::kRowSteps>& affine,
+                                                 const Affines<Shape>& affines,
                                                  const Epilogue& epilogue, Staging<Shape>& staging,
                                                  int feature, int token) {
   const float least = epilogue.activation == Activation::relu ? 0.0f : -INFINITY;
   const bool is_first = staging.thread == 0;
+  Affine affine;
 #pragma unroll
   for (int part = 0; part < Shape::kParts; ++part) {
     constexpr int kPerStep = Shape::kParts / Shape::kRowSteps;
@@ -153,14 +171,16 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
     if (epilogue.has_residual()) {
       mbarrier_wait(staging.barriers + 8 * staging.ring.stage, staging.ring.phase);
     }
-    const float bias[2] = {epilogue.as_float(affine.bias[i][0]), epilogue.as_float(affine.bias[i][1])};
+    if (part % kPerStep == 0) affine = affines.of(epilogue, i);
+    const float bias[2] = {epilogue.as_float(affine.bias[0]), epilogue.as_float(affine.bias[1])};
     // All of a part at once where the registers allow it.
-    constexpr int kAtOnce = kOutSize == 1 && Shape::kPart > 32 ? 32 : Shape::kPart;
+    constexpr int kMost = Shape::kIsWide ? 16 : kOutSize == 1 ? 32 : 64;
+    constexpr int kAtOnce = Shape::kPart < kMost ? Shape::kPart : kMost;
 #pragma unroll
     for (int t = 0; t < Shape::kPart; t += kAtOnce) {
       sm90_stage<kAtOnce, kOutSize, kActivation>(
           sums[i] + (part % kPerStep * Shape::kPart + t) / 2, epilogue, least, buffer + t * 64 * kOutSize,
-          affine.scale[i], bias, staging.thread / 32, staging.thread % 32);
+          affine.scale, bias, staging.thread / 32, staging.thread % 32);
     }
     fence_proxy_async();
     if (is_first) {
@@ -185,18 +205,18 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
 // As above, with one branch on the activation for the whole tile.
 template <class Shape, int kOutSize, class Sum>
 __device__ __forceinline__ void sm90_store_tile(const Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
-                                                const Affine<Shape::kRowSteps>& affine,
+                                                const Affines<Shape>& affines,
                                                 const Epilogue& epilogue, Staging<Shape>& staging,
                                                 int feature, int token) {
   switch (epilogue.activation) {
     case Activation::gelu_tanh:
-      return sm90_store_parts<Shape, kOutSize, Activation::gelu_tanh>(sums, affine, epilogue, staging,
+      return sm90_store_parts<Shape, kOutSize, Activation::gelu_tanh>(sums, affines, epilogue, staging,
                                                                       feature, token);
     case Activation::gelu_erf:
-      return sm90_store_parts<Shape, kOutSize, Activation::gelu_erf>(sums, affine, epilogue, staging,
+      return sm90_store_parts<Shape, kOutSize, Activation::gelu_erf>(sums, affines, epilogue, staging,
                                                                      feature, token);
     default:
-      return sm90_store_parts<Shape, kOutSize, Activation::relu>(sums, affine, epilogue, staging, feature,
+      return sm90_store_parts<Shape, kOutSize, Activation::relu>(sums, affines, epilogue, staging, feature,
                                                                  token);
   }
 }
@@ -211,7 +231,9 @@ __device__ __forceinline__ void sm90_store_plain(const Sum (&sums)[Shape::kRowSt
   static_assert(kPart * 64 * 4 <= Shape::kStagingBytes, "a part of sums must fit into the buffers");
   const Epilogue& epilogue = arguments.epilogue;
   // Swizzled, so that a warp's writes of 4 token pairs x 8 features meet 32 banks.
-  const auto at = [&](int t, int f) -> Sum& { return buffer[t * 64 + (f ^ (t >> 1 & 3) << 3)]; };
+  const auto at = [&](int t, int f) { return buffer + (t * 64 + (f ^ (t >> 1 & 3) << 3)); };
+  const int first = 2 * (thread & 3), g = 16 * (thread / 32) + thread % 32 / 4;
+  Sum* const mine[2] = {at(first, g), at(first, g + 8)};
 #pragma unroll
   for (int i = 0; i < Shape::kRowSteps; ++i) {
 #pragma unroll
@@ -219,15 +241,14 @@ __device__ __forceinline__ void sm90_store_plain(const Sum (&sums)[Shape::kRowSt
       named_barrier(1 + warpgroup, 128);
 #pragma unroll
       for (int j = 0; j < kPart / 2; ++j) {  // 4 sums for every 8 tokens
-        at(8 * (j >> 2) + 2 * (thread & 3) + (j & 1),
-           16 * (thread / 32) + (thread % 32) / 4 + 8 * (j >> 1 & 1)) = sums[i][part / 2 + j];
+        mine[j >> 1 & 1][64 * (8 * (j >> 2) + (j & 1))] = sums[i][part / 2 + j];
       }
       named_barrier(1 + warpgroup, 128);
 #pragma unroll 1
       for (int index = thread; index < kPart * 64; index += 128) {
         const int t = index / 64, row = feature + 64 * i + index % 64;
         if (token + part + t >= arguments.tokens || row >= arguments.features) continue;
-        epilogue.store(at(t, index % 64), epilogue.scale_of(row), epilogue.bias_of(row),
+        epilogue.store(*at(t, index % 64), epilogue.scale_of(row), epilogue.bias_of(row),
                        token + part + t, row);
       }
     }

@@ -11,9 +11,11 @@ alignas(1024) uint8_t shared[sizeof(shared)];
 template <int kTile>
 const char* emulated_tile(const Gemm& gemm, const Plan& plan, int multiprocessors) {
   if constexpr ((EMULATED_TILES >> kTile & 1) != 0) {
-    constexpr Tile tile = kTiles[kTile];
-    return sm90_launch<Sm90Shape<Type::EMULATED_TYPE, EMULATED_SPARSE, tile.warpgroups, tile.row_steps,
-                                 tile.tokens>>(gemm, plan, multiprocessors);
+    if constexpr (kTiles[kTile].takes(size_of(Type::EMULATED_TYPE))) {
+      return sm90_launch<Sm90Shape<Type::EMULATED_TYPE, EMULATED_SPARSE, kTile>>(gemm, plan, multiprocessors);
+    } else {
+      return "this tile is for 16-bit types";
+    }
   }
   return "this tile was not compiled for the emulator";
 }

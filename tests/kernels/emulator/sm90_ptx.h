@@ -30,8 +30,10 @@ inline void mbarrier_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
 inline void mbarrier_arrive(uint32_t barrier) {
   emulator::arrive(emulator::mbarrier_at(emulator::rank, barrier));
 }
-inline void mbarrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
-  emulator::arrive(emulator::mbarrier_at(rank, barrier));
+// A rank above the 24 bits of an address, plus one, so that no address is 0.
+inline uint32_t shared_address_in(uint32_t at, uint32_t rank) { return at | rank + 1 << 24; }
+inline void mbarrier_arrive_cluster(uint32_t barrier) {
+  emulator::arrive(emulator::mbarrier_at((barrier >> 24) - 1, barrier & 0xffffff));
 }
 inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
   const emulator::Mbarrier& here = emulator::mbarrier_at(emulator::rank, barrier);
