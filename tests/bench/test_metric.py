@@ -11,7 +11,8 @@ from torch import nn
 from workbench import dag, sparsity
 from workbench.bench.metric import metric
 from workbench.record import Cell
-from workbench.stages.work import Work, state
+from workbench.stages.weights import state
+from workbench.stages.work import Work
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from torch import nn
 
 import sparse24
 from workbench.data.source import DataError
-from workbench.stages.work import Work, load, recorded_weights
+from workbench.stages.weights import load, recorded_weights
+from workbench.stages.work import Work
 from workbench.tasks import Task
 from workbench.tasks.base import moved
 
