@@ -26,7 +26,7 @@ from workbench.workload import Workload, workload
 # modules of sparse24 that no swapped network runs
 TIMELESS = ("cases", "check", "conv_cases", "convs", "explain", "gemms", "sweeps", "throughput")
 NAMED = ("network", "batch", "candidate")
-SETTLING, LEAST_VARIANCE = 8, 1e-2  # examples for the statistics; few have none at a map of one pixel
+SETTLING, LEAST_VARIANCE = 8, 1e-2  # examples for statistics; few have none at one pixel
 METHOD = (
     f"CUDA graphs, back-to-back replays between two events, median of {meter.REPEATS} with least "
     "and most; the same random input and weights for all, pruned 2:4 by magnitude; energy by the "
