@@ -35,7 +35,7 @@ wildcard_constraints:
     treatment="|".join(resolve.names("treatments")),
     study="|".join(resolve.names("studies")),
     page="|".join(["report", *resolve.names("studies")]),
-    bench="gemm|conv|throughput",
+    bench="gemm|conv|throughput|network",
     seed=r"\d+",
 
 

@@ -17,9 +17,14 @@ RULES = ("c4", "asp", "c4+")
 
 def meta_network(network: str, scale: str = "full") -> nn.Module:
     """The network of the last phase without storage, in the shape that its data set declares."""
+    return built(network, scale, "meta")
+
+
+def built(network: str, scale: str, device: torch.device | str) -> nn.Module:
+    """The network of the last phase on a device, with random weights."""
     spec = dag.spec_of(network, "2to4", scale)
     wanted, phase = spec.model_of(spec.last_phase), spec.phases[spec.last_phase]
-    with torch.device("meta"):
+    with torch.device(device):
         return models.build(
             wanted.build,
             **wanted.args,

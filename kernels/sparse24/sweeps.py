@@ -49,23 +49,15 @@ class Benchmark(NamedTuple):
         It is written after each shape and type, so a run that was cut off goes on where it stopped.
         """
         _refuse_unknown(dtypes)
-        facts = bench.facts() | {"kernels": build.digest(build.compiler())}
-        told = {"what": self.what, "facts": facts, "about": about, "method": METHOD}
-        rows = []
-        if out.exists():
-            before = json.loads(out.read_text())
-            rows = before["rows"] if before["facts"] == facts else []
-        named = (*self.shape._fields, "dtype")
-        done = {tuple(row[name] for name in named) for row in rows}
+        told = {"what": self.what, "about": about, "method": METHOD}
         device = torch.device("cuda", torch.cuda.current_device())
-        for shape, dtype in ((shape, dtype) for shape in shapes for dtype in dtypes):
-            if (*shape, dtype) in done:
-                continue
-            rows.append(self.row(shape, dtype, device))
-            torch.cuda.empty_cache()
-            _write(out, told | {"rows": rows})
-            print(_line(rows[-1], named), flush=True)
-        return told | {"rows": rows}
+        keys = [(*shape, dtype) for shape in shapes for dtype in dtypes]
+
+        def row(*key: Any) -> dict[str, Any]:
+            *sizes, dtype = key
+            return self.row(self.shape(*sizes), dtype, device)
+
+        return resumed(keys, (*self.shape._fields, "dtype"), row, out, told)
 
     def row(self, shape: Any, dtype: str, device: torch.device) -> dict[str, Any]:
         """The times of a shape and type, in microseconds with their spread, and the clock."""
@@ -86,6 +78,35 @@ class Benchmark(NamedTuple):
         given = parser.parse_args()
         bench.require_gpu()
         self.sweep(self.shapes_of(given.shapes, given.only), given.dtypes.split(","), given.out, {})
+
+
+def resumed(
+    keys: Sequence[tuple],
+    named: Sequence[str],
+    row: Callable[..., dict[str, Any]],
+    out: Path,
+    told: dict[str, Any],
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure each key by `row(*key)` unless the file holds it, and return what the file then says.
+
+    A row has its key under the names `named`. Those of another device, library or kernels (or of
+    other `facts` that a time depends on) are measured anew; the file is written after each row.
+    """
+    facts = bench.facts() | {"kernels": build.digest(build.compiler())} | (facts or {})
+    told, rows = {**told, "facts": facts}, []
+    if out.exists():
+        before = json.loads(out.read_text())
+        rows = before["rows"] if before["facts"] == facts else []
+    done = {tuple(each[name] for name in named) for each in rows}
+    for key in keys:
+        if key in done:
+            continue
+        rows.append(row(*key))
+        torch.cuda.empty_cache()
+        _write(out, told | {"rows": rows})
+        print(_line(rows[-1], named), flush=True)
+    return told | {"rows": rows}
 
 
 def rows_of(path: Path, only: Sequence[str]) -> list[dict[str, str]]:
@@ -117,7 +138,7 @@ def _told(trial: Trial) -> dict[str, Any]:
     return told
 
 
-def _line(row: dict[str, Any], named: tuple[str, ...]) -> str:
+def _line(row: dict[str, Any], named: Sequence[str]) -> str:
     times = ", ".join(
         f"{name} {told['median_us']:.1f}" for name, told in row["found"].items() if len(told) > 1
     )

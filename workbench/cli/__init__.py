@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from workbench import serve
-from workbench.cli import benches, experiments, pipeline, tables, tracking, weights
+from workbench.cli import benches, experiments, networks, pipeline, tables, tracking, weights
 from workbench.cli.errors import user_errors
 from workbench.sections import STAGES
 
-GROUPS = (pipeline, weights, experiments, tracking, tables, benches)
+GROUPS = (pipeline, weights, experiments, tracking, tables, benches, networks)
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from workbench import dag
 from workbench.cli import arguments as shared
+from workbench.cli import networks
 
-BENCHMARKS = ("gemm", "conv", "throughput")
+BENCHMARKS = ("gemm", "conv", "throughput", "network")
 
 
 def register(commands: shared.Commands) -> None:
@@ -16,7 +17,10 @@ def register(commands: shared.Commands) -> None:
     )
     added.add_argument("what", choices=BENCHMARKS)
     added.add_argument("--only", action="append", default=[], help="a group of shapes; repeatable")
-    added.add_argument("--dtypes", default="", help="as float16,int8; else all of the benchmark")
+    added.add_argument(
+        "--dtypes", default="", help="as float16,int8 (of network: fp16,int8); else all"
+    )
+    added.add_argument("--batch", default="", help="of network, as 1,32; else all of the plan")
     shared.add_scale(added, default="lite")
 
     added = shared.add(
@@ -34,6 +38,8 @@ def _bench(arguments: argparse.Namespace) -> None:
         bench.gemm(out, arguments.only, arguments.dtypes)
     elif arguments.what == "conv":
         bench.conv(out, arguments.only, arguments.dtypes)
+    elif arguments.what == "network":
+        networks.bench_network(arguments, out)
     else:
         bench.throughput(out)
 

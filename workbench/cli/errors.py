@@ -15,6 +15,7 @@ HEAVY = (
     ("workbench.quant.layers", "QuantError"),
     ("workbench.sparsity.names", "SparsityError"),
     ("workbench.track", "TrackError"),
+    ("workbench.workload", "WorkloadError"),
     ("sparse24.bench", "BenchError"),
     ("sparse24.build", "BuildError"),
 )

@@ -11,6 +11,7 @@ from workbench.files import write_text
 from workbench.record import Record, RecordError, read
 from workbench.report import collect, compare
 from workbench.report.gemm import gemm_table
+from workbench.report.network_speed import claimed
 from workbench.report.registry import ACCURACY, Printed, registry, rows_of
 from workbench.report.render import RESULTS, grid
 from workbench.report.wording import DASH, metric_title, number, signed, study_title
@@ -44,6 +45,8 @@ def claims(scale: str, seeds: list[int], root: Path) -> list[Claim]:
             found.append(_stated(printed, scale, root))
         elif printed.table == "gemm":
             found.append(_timed(printed, root / scale / "measurements"))
+        elif printed.table == "network_performance":
+            found.append(Claim(printed, *claimed(printed, root / scale / "measurements")))
         else:
             found.append(Claim(printed, DASH, "not measured: no benchmark of this is recorded"))
     return found

@@ -11,6 +11,8 @@ from workbench.report.cells import Table, Text
 from workbench.report.conv import conv_plot, conv_table
 from workbench.report.gemm import gemm_plot, gemm_table
 from workbench.report.methods import methods_table
+from workbench.report.network_plots import network_plot
+from workbench.report.network_speed import network_table
 from workbench.report.tables import study_table
 from workbench.report.throughput import throughput_table
 
@@ -41,8 +43,13 @@ def made_of(study: str, scale: str, networks: list[str], seeds: list[int], root:
 
 def bench_table(name: str, scale: str, root: Path = RESULTS) -> None:
     """Write the table of a benchmark, `tables/{name}.csv` and `.md`, and its plot if it has one."""
-    tables = {"gemm": gemm_table, "conv": conv_table, "throughput": throughput_table}
-    plots = {"gemm": gemm_plot, "conv": conv_plot}
+    tables = {
+        "gemm": gemm_table,
+        "conv": conv_table,
+        "throughput": throughput_table,
+        "network": network_table,
+    }
+    plots = {"gemm": gemm_plot, "conv": conv_plot, "network": network_plot}
     made = tables[name](root / scale / "measurements")
     folder = root / scale / "tables"
     write_text(folder / f"{name}.csv", made.numbers.to_csv(index=False, float_format="%.6g"))

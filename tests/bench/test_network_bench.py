@@ -1,0 +1,299 @@
+"""The benchmark of whole networks without a GPU: its plan, its rows, how it goes on, its kinds."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sparse24
+from sparse24 import bench, sweeps
+from sparse24.bench import BenchError, Timing
+from sparse24.candidates import Choice
+from sparse24.dense_mode import in_dense_mode
+from sparse24.nn import SparseLinear
+from sparse24.trials import Trial
+from workbench import cli, dag, resolve
+from workbench.bench import eight_bits, kinds, meter
+from workbench.bench import network as benchmark
+from workbench.bench.candidates import CANDIDATES, Candidate, folded
+from workbench.bench.network import Tools, difference, measured_row, settle
+from workbench.bench.plan import Planned, plan, planned
+from workbench.resolve import SpecError
+from workbench.workload import workload
+
+MEASURED = {"median_us": 5.0, "low_us": 4.0, "high_us": 6.0, "memory_mb": 1.0, "energy_mj": None,
+            "energy_reason": "no driver", "shares": {"2:4 products": 1.0}}  # fmt: skip
+TINY = Planned("resnet20_cifar", 2, False)
+
+
+def measured(call: Any) -> dict[str, Any]:
+    call()
+    return dict(MEASURED)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    # a CPU has convolutions of float16, and plain torch stands in for the kernels there
+    return Tools(torch.device("cpu"), torch.half, measured, lambda call: call, "h100", tmp_path)
+
+
+def test_the_plan_has_the_talks_batches_and_every_other_network_that_swaps() -> None:
+    for name in ("bert_large", "resnext101_32x16d"):
+        assert {p.batch for p in plan([name])} == {1, 8, 32, 64, 128, 256}
+    names = {p.network for p in plan()}
+    assert names <= set(resolve.names("networks"))
+
+    def architecture(name: str) -> str:
+        spec = dag.spec_of(name, "2to4", "full")
+        phase = spec.phases[spec.last_phase]
+        size = phase.data.image_size
+        return f"{spec.model_of(spec.last_phase).model_dump()} {phase.task} {size}"
+
+    talk = [n for n in resolve.names("networks") if dag.spec_of(n, "2to4", "full").talk]
+    assert len(talk) == 34
+    left = {architecture(name) for name in talk} - {architecture(name) for name in names}
+    # whose input's values decide its shapes
+    assert left == {architecture("gnmt")}
+
+
+def test_keys_are_networks_batches_and_candidates() -> None:
+    keys = planned(["bert_large"], "fp16", [8])
+    assert keys == [
+        ("bert_large", 8, "eager fp16"),
+        ("bert_large", 8, "compiled fp16"),
+        ("bert_large", 8, "sparse24 dense fp16"),
+        ("bert_large", 8, "sparse24 fp16"),
+    ]
+    assert len(planned(["bert_large"], "", [])) == 6 * len(CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ((["bert"], "", []), BenchError, "network.csv has no group 'bert'; known: bert_large"),
+        (([], "fp32", []), SpecError, r"precision 'fp32'.*known: fp16, int8"),
+        ((["bert_large"], "", [3]), SpecError, "batch 3: network.csv has 1, 8, 32, 64, 128, 256"),
+    ],
+)
+def test_what_the_plan_lacks_is_told_with_what_it_has(given, error, words) -> None:
+    with pytest.raises(error, match=words):
+        planned(*given)
+
+
+def test_the_command_refuses_before_it_looks_for_a_gpu(capsys) -> None:
+    assert cli.run(["bench", "network", "--batch", "3"]) == 1
+    assert "batch 3: network.csv has" in capsys.readouterr().err
+
+
+def test_a_swapped_network_is_timed_beside_its_error_and_its_prediction(tools) -> None:
+    row = measured_row(TINY, "sparse24 fp16", tools)
+    assert row["found"] == {"sparse24 fp16": MEASURED}
+    assert row["packed"] == 19  # 3 x 6 convolutions and the classifier; the first has 3 channels
+    assert 0 < row["error"] < 5e-3  # FP16 has 11 bits: rounding of some 20 layers
+    assert row["predicted"]["speedup"] >= 1
+    assert row["weights"] == "random, pruned 2:4 by magnitude"
+    json.dumps(row)
+
+
+def test_dense_mode_packs_the_same_layers_dense(tools) -> None:
+    row = measured_row(TINY, "sparse24 dense fp16", tools)
+    assert row["packed"] == 19
+    assert 0 < row["error"] < 5e-3
+    assert "predicted" not in row
+
+
+def test_a_network_without_linear_layers_for_8_bits_says_so(tools) -> None:
+    row = measured_row(TINY, "compiled int8", tools)
+    assert "linear layers alone" in row["found"]["compiled int8"]["reason"]
+
+
+def test_what_fails_in_a_candidate_is_its_reason_and_our_own_errors_are_not(
+    tools, monkeypatch
+) -> None:
+    def failing(error: Exception) -> Candidate:
+        def make(*_: Any) -> nn.Module:
+            raise error
+
+        return replace(CANDIDATES["eager fp16"], make=make)
+
+    monkeypatch.setitem(CANDIDATES, "eager fp16", failing(torch.OutOfMemoryError("of 80 GB")))
+    assert measured_row(TINY, "eager fp16", tools)["found"] == {
+        "eager fp16": {"reason": "of 80 GB"}
+    }
+    for error in (BenchError("no clock"), KeyError("layer")):
+        monkeypatch.setitem(CANDIDATES, "eager fp16", failing(error))
+        with pytest.raises(type(error)):
+            measured_row(TINY, "eager fp16", tools)
+
+
+def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, monkeypatch) -> None:
+    code, asked = "first", []
+    monkeypatch.setattr(bench, "require_gpu", lambda: None)
+    monkeypatch.setattr(bench, "facts", lambda: {"device": "Card"})
+    monkeypatch.setattr(sweeps.build, "compiler", lambda: None)
+    monkeypatch.setattr(sweeps.build, "digest", lambda _: "kernels")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(benchmark, "card", lambda: "h100")
+    monkeypatch.setattr(benchmark, "sha256_of_code", lambda: code)
+    monkeypatch.setattr(sparse24, "Graphs", lambda model: model, raising=False)
+
+    def row(which: Planned, candidate: str, _: Tools) -> dict[str, Any]:
+        asked.append((which.network, which.batch, candidate, which.autotune))
+        return dict(zip(benchmark.NAMED, (*which[:2], candidate), strict=True)) | {
+            "found": {candidate: MEASURED}
+        }
+
+    monkeypatch.setattr(benchmark, "measured_row", row)
+    out = tmp_path / "network.json"
+
+    def run(batches: list[int]) -> list[tuple]:
+        asked.clear()
+        metric = lambda name, precision: {"reason": f"{name} {precision}"}  # noqa: E731
+        benchmark.network(out, ["bert_large"], "fp16", batches, metric)
+        return list(asked)
+
+    assert [key[:3] for key in run([1])] == planned(["bert_large"], "fp16", [1])
+    assert all(key[3] for key in run([8]))  # tuned, as the plan says
+    assert run([1, 8]) == []
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 8
+    told = {row["candidate"]: row.get("metric") for row in rows}
+    assert told["sparse24 fp16"] == {"reason": "bert_large fp16"}
+    assert told["eager fp16"] is None
+    code = "second"
+    assert len(run([1])) == 4
+
+
+def test_batch_norms_are_folded_for_the_opponents_too(tools) -> None:
+    work = workload("resnet20_cifar", "cpu")
+    example = work.arguments(2, "cpu")
+    settle(work.module, example)
+    fewer = folded(work.module, example)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fewer.modules())
+    torch.testing.assert_close(fewer(*example), work.module(*example), rtol=1e-4, atol=1e-4)
+
+
+def test_random_networks_are_settled_so_that_fp16_holds_them() -> None:
+    work = workload("resnet56_cifar", "cpu")
+    example = work.arguments(2, "cpu")
+    settle(work.module, example)
+    seen = []
+    norm = [m for m in work.module.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+    norm.register_forward_hook(lambda _, given, out: seen.append(out))
+    work.module(*example)
+    assert float(seen[0].std()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_the_difference_of_outputs_is_relative() -> None:
+    exact = [torch.tensor([3.0, 4.0]), torch.zeros(2)]
+    assert difference([torch.tensor([3.0, 4.0]), torch.zeros(2)], exact) == 0
+    # a difference of 5 where the values are 5 long
+    assert difference([torch.zeros(2), torch.zeros(2)], exact) == 1.0
+
+
+class Layers(nn.Module):
+    """A layer that 8 bits take and one that they do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(32, 48), nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(self.wide(x))
+
+
+def test_dense_int8_layers_compute_what_they_replace() -> None:
+    torch.manual_seed(0)
+    model, x = Layers(), torch.randn(2, 20, 32)
+    exact = model(x)
+    assert eight_bits.in_eight_bits(model, (x,), torch.int8) == 1
+    assert isinstance(model.wide, eight_bits.EightBitLinear)
+    assert isinstance(model.narrow, nn.Linear)  # 3 is no multiple of 16
+    # of 127 steps the rounding of both operands is below 1 %; 32 of them add up to less still
+    assert difference([model(x)], [exact]) < 0.02
+
+
+def test_few_rows_stay_as_they_are_as_torchs_product_takes_more_than_16() -> None:
+    model = Layers()
+    assert eight_bits.in_eight_bits(model, (torch.randn(16, 32),), torch.int8) == 0
+
+
+NAMES = {
+    "void sparse24::sm90_gemm_kernel<sparse24::Sm90Shape<(sparse24::Type)0, true, 2, 2, 128> >("
+    "sparse24::Sm90Arguments)": "2:4 products",
+    "void sparse24::sm90_gemm_kernel<sparse24::Sm90Shape<(sparse24::Type)2, false, 2, 2, 128> >("
+    "sparse24::Sm90Arguments)": "dense products",
+    "sm90_xmma_sparse_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x128": "2:4 products",
+    "nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_TNT": "dense products",
+    "sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc": "dense products",
+    "triton_tem_fused_addmm_gelu_3": "dense products",
+    "triton_per_fused_add_native_layer_norm_2": "norms",
+    "triton_poi_fused_add_relu_7": "element-wise",
+    "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128>>": "attention",
+    "void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl": (
+        "element-wise"
+    ),
+    "void at::native::max_pool_forward_nhwc<c10::Half, int>": "pooling",
+    "Memcpy DtoD (Device -> Device)": "copies",
+    "something else": "other",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES.items())
+def test_a_kernel_is_known_by_its_name(name, kind) -> None:
+    assert kinds.kind_of(name) == kind
+
+
+def test_shares_add_up_to_one_the_largest_first() -> None:
+    found = kinds.shares([("nvjet", 3.0), ("flash", 1.0), ("cutlass gemm", 4.0), ("odd", 2.0)])
+    assert found == {"dense products": 0.7, "other": 0.2, "attention": 0.1}
+    assert list(found) == ["dense products", "other", "attention"]
+
+
+def test_energy_that_is_not_counted_is_none_with_the_reason(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
+    assert meter.energy(lambda: None, 1e-3) == (None, "nvidia-ml-py is not installed")
+
+
+def test_dense_mode_is_measured_at_what_the_2_to_4_weight_was() -> None:
+    layer = nn.Linear(64, 64, bias=False).half()
+    layer.weight.data.view(-1, 4)[:, :2] = 0
+    model = nn.Sequential(SparseLinear.of(layer))
+
+    class Store:
+        found: dict = {}
+
+        def get(self, problem: Any) -> Any:
+            self.found[problem] = [Trial(Choice("sparse24", 3), Timing(1.0, 1.0, 1.0))]
+            return self.found[problem]
+
+    sparse24.tune(
+        model[0].weight, [16, 64], timer=lambda calls: Timing(1.0, 1.0, 1.0), store=Store()
+    )
+    x = torch.randn(5, 64).half()
+    before = model(x)
+    Store.found.clear()
+    assert in_dense_mode(model, store=Store()) == 1
+    assert [(p.tokens, p.sparse) for p in Store.found] == [(16, False), (64, False)]
+    assert not model[0].weight.sparse
+    torch.testing.assert_close(model(x), before)
+    assert in_dense_mode(model, store=Store()) == 0  # nothing is 2:4 any more
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_a_small_network_is_measured_on_a_gpu(candidate, tmp_path) -> None:
+    given = Tools(
+        torch.device("cuda", 0), torch.half, meter.measured, sparse24.Graphs, "h100", tmp_path
+    )
+    row = measured_row(Planned("minilm_l6", 8, False), candidate, given)
+    found = row["found"][candidate]
+    assert "reason" not in found
+    assert found["low_us"] <= found["median_us"] <= found["high_us"]
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert row["error"] < (0.05 if row["precision"] == "fp16" else 0.3)

@@ -1,0 +1,112 @@
+"""Who computes a whole network: the dense opponents, as strong as torch makes them, and ours."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import sparse24
+from sparse24.dense_mode import in_dense_mode
+from workbench import quant
+from workbench.bench.eight_bits import FP8, in_eight_bits
+
+Example = tuple[Tensor, ...]
+
+
+class NotMade(RuntimeError):
+    """A candidate that a network does not have, with the reason."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run a network.
+
+    `make(model, example, autotune)` gives what is called; `about` says what it is, for the file.
+    """
+
+    precision: str
+    sparse: bool
+    about: str
+    make: Callable[[nn.Module, Example, bool], nn.Module]
+
+
+@torch.no_grad()
+def folded(model: nn.Module, example: Example) -> nn.Module:
+    """A copy of a model in eval mode whose batch norms are part of the convolutions before them."""
+    model = deepcopy(model)
+    with quant.Following(model) as followed:
+        model(*example)
+    quant.fold(model, followed.pairs())
+    return model
+
+
+def compiled(model: nn.Module, autotune: bool) -> nn.Module:
+    """The model through Inductor, its weights frozen."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    mode = "max-autotune-no-cudagraphs" if autotune else "default"
+    torch._dynamo.reset()  # or the limit of recompilations of the last network counts here too
+    return torch.compile(model, mode=mode, dynamic=False)
+
+
+def _eager(model: nn.Module, example: Example, _: bool) -> nn.Module:
+    return folded(model, example)
+
+
+def _compiled(model: nn.Module, example: Example, autotune: bool) -> nn.Module:
+    return compiled(folded(model, example), autotune)
+
+
+def _eight(dtype: torch.dtype) -> Callable[[nn.Module, Example, bool], nn.Module]:
+    def make(model: nn.Module, example: Example, autotune: bool) -> nn.Module:
+        model = folded(model, example)
+        if not in_eight_bits(model, example, dtype):
+            raise NotMade("torch has 8-bit products of linear layers alone, and none is taken here")
+        return compiled(model, autotune)
+
+    return make
+
+
+def _ours(precision: str, sparse: bool) -> Callable[[nn.Module, Example, bool], nn.Module]:
+    def make(model: nn.Module, example: Example, _: bool) -> nn.Module:
+        model = deepcopy(model)
+        sparse24.swap(model, precision=precision, example=example)
+        if not sparse and not in_dense_mode(model):
+            raise NotMade("swapping packs no layer of it")
+        return model
+
+    return make
+
+
+_LIBRARY = "SDPA without mask, batch norms folded, channels_last"
+_DENSE_MODE = "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4"
+_COMPILER = "torch.compile (max-autotune where the plan says so), weights frozen"
+CANDIDATES = {
+    "eager fp16": Candidate("fp16", False, f"torch as it is, {_LIBRARY}", _eager),
+    "compiled fp16": Candidate("fp16", False, f"{_COMPILER}, {_LIBRARY}", _compiled),
+    "sparse24 dense fp16": Candidate(
+        "fp16",
+        False,
+        "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4",
+        _ours("fp16", False),
+    ),
+    "sparse24 fp16": Candidate("fp16", True, "sparse24.swap, 2:4", _ours("fp16", True)),
+    "compiled int8": Candidate(
+        "int8", False, f"linear layers by torch._int_mm, {_COMPILER}", _eight(torch.int8)
+    ),
+    "compiled fp8": Candidate(
+        "int8", False, f"linear layers by torch._scaled_mm, {_COMPILER}", _eight(FP8)
+    ),
+    "sparse24 dense int8": Candidate(
+        "int8",
+        False,
+        "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4",
+        _ours("int8", False),
+    ),
+    "sparse24 int8": Candidate(
+        "int8", True, "sparse24.swap, 2:4, activations INT8", _ours("int8", True)
+    ),
+}
