@@ -16,6 +16,7 @@ from .weight import PackedWeight, SparseWeight, pack
 
 BACKENDS = ("sparse24", "cusparselt", "dense")
 FINALISTS = 3
+MOST_ALGORITHMS = 64  # of cuSPARSELt, whose numbers end only where it refuses one
 NO_TILE = "there is no tile of this number"  # csrc/sm90_launch.cuh's words
 CLUSTERS = ((1, 1), (2, 1), (1, 2))
 RASTERS = (0, 4, 16)
@@ -177,7 +178,7 @@ def _tried(
         return done
     if backend == "cusparselt":  # its search call of torch 2.11 crashes: ask for each by number
         failed = 0
-        while failed < 3:  # numbers end, and some do not take some shapes
+        while failed < 3 and len(done) < MOST_ALGORITHMS:  # some do not take some shapes
             done.append(timed(operands, Choice(backend, len(done))))
             failed = failed + 1 if done[-1].timing is None else 0
         return done

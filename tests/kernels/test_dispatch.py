@@ -136,6 +136,14 @@ def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(monkeypatch) ->
     assert found[0].choice == Choice("cusparselt", 4)
 
 
+def test_the_search_of_algorithms_ends_though_the_library_refuses_none() -> None:
+    def times(choice: Choice, tokens: int) -> float:
+        return 100.0 - choice.number if choice.backend == "cusparselt" else 50.0
+
+    found = trials.trials(Problem(16, OUT, IN, 0, 0), torch.device("cpu"), Clock(times))
+    assert found[0].choice == Choice("cusparselt", trials.MOST_ALGORITHMS - 1)
+
+
 def test_tiles_are_tried_to_the_last_though_none_of_the_first_fits() -> None:
     tried = []
 
