@@ -119,9 +119,14 @@ def test_a_backend_that_cannot_says_why() -> None:
     assert last.reason == "cuSPARSELt takes torch.float16 weights in multiples of 16, not [20, 36]"
 
 
-def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(monkeypatch) -> None:
+@pytest.fixture
+def cusparselt(monkeypatch) -> None:
+    """A cuSPARSELt that takes whatever it is given."""
     monkeypatch.setattr(trials, "copy_for", lambda backend, weight: weight)
     monkeypatch.setattr(candidates, "_cusparselt", lambda x, *_: x)
+
+
+def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(cusparselt) -> None:
     tried = []
 
     def times(choice: Choice, tokens: int) -> float | None:
@@ -136,7 +141,7 @@ def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(monkeypatch) ->
     assert found[0].choice == Choice("cusparselt", 4)
 
 
-def test_the_search_of_algorithms_ends_though_the_library_refuses_none() -> None:
+def test_the_search_of_algorithms_ends_though_the_library_refuses_none(cusparselt) -> None:
     def times(choice: Choice, tokens: int) -> float:
         return 100.0 - choice.number if choice.backend == "cusparselt" else 50.0
 
