@@ -14,7 +14,7 @@ reproduce: $(STAMP)
 	@echo "The page: results/smoke/tour.html    The runs: mlflow ui    All 34 networks: snakemake"
 
 test: $(STAMP)
-	pytest --numprocesses auto --dist loadfile
+	pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	ruff check .
