@@ -11,6 +11,8 @@ from workbench.report import bench_table
 from workbench.report.conv import COLUMNS, SHAPE, conv_table
 from workbench.resolve import EXPERIMENTS
 
+CARD = "NVIDIA H100 80GB HBM3"  # 3.35 TB/s, as bench/devices.yaml has it
+
 
 def shapes(group: str) -> list[dict]:
     with (EXPERIMENTS / "bench" / "conv.csv").open(newline="") as file:
@@ -29,8 +31,11 @@ def row(shape: dict, dtype: str = "float16", **times: float | str) -> dict:
 def written(tmp_path: Path, rows: list[dict]) -> Path:
     folder = tmp_path / "lite" / "measurements"
     folder.mkdir(parents=True)
-    told = {"method": "graphs", "facts": {"device": "Card", "torch": "2.11"}, "rows": rows}
+    told = {"method": "graphs", "facts": {"device": CARD, "torch": "2.11"}, "rows": rows}
     (folder / "conv.json").write_text(json.dumps(told))
+    ceiling = {"dtype": "float16", "sparse": 1000.0}
+    told = {"facts": {"device": "Card"}, "rows": [ceiling, ceiling | {"sparse": 500.0}]}
+    (folder / "wgmma_ceiling.json").write_text(json.dumps(told))
     return folder
 
 
@@ -44,6 +49,17 @@ def test_the_talks_rows_stand_beside_its_speedups_the_fifth_in_both_readings(tmp
     assert frame.isna().talk.tolist() == [False] * 6 + [True]
     assert frame.speedup_vs_dense.tolist() == [1.5] * 7
     assert frame.dense_backend.tolist() == ["cuDNN"] * 6 + ["sparse24 dense mode"]
+
+
+def test_a_roofline_is_the_work_or_the_bytes(tmp_path) -> None:
+    rows = [row(shape, cuDNN=30.0, sparse24=20.0) for shape in shapes("talk")]
+    made = conv_table(written(tmp_path, [*rows, row(shapes("talk")[0], "int8", sparse24=6.0)]))
+    found = made.numbers.roofline_us.tolist()
+    # 32 images of 14 x 14, 1024 to 2048 channels: 2 * 6272 * 1024 * 2048 operations at 1000 TFLOP/s
+    # take 26.3 us; the bytes, 12.8 M + 2.4 M + 25.7 M at 3.35 TB/s, 12.2 us
+    assert found[0] == pytest.approx(26.306674688)
+    assert made.rows[0][9].value == "132%"  # of 20 us: the ceiling is made up
+    assert found[-1] != found[-1]  # no ceiling of int8
 
 
 def test_a_network_measured_whole_has_its_time_weighted_speedup(tmp_path) -> None:
@@ -65,7 +81,7 @@ def test_csv_markdown_and_bars_are_written_and_a_missing_time_is_a_dash(tmp_path
     bench_table("conv", "lite", tmp_path)
     folder = tmp_path / "lite" / "tables"
     assert folder.joinpath("conv.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
-    line = "| 256 | 512 → 512 | 56 x 56 | 3 x 3 | 32 | float16 | 9.0 cuDNN | – | – | – |"
+    line = "| 256 | 512 → 512 | 56 x 56 | 3 x 3 | 32 | float16 | 9.0 cuDNN | – | – | – | – |"
     assert line in folder.joinpath("conv.md").read_text().splitlines()
     bars = folder.joinpath("conv.svg").read_text()
     assert "resnext101_32x16d, batch 256" in bars

@@ -1,6 +1,7 @@
 """The table and the bars of the convolution benchmark, from its measurements alone."""
 
 import csv
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,17 +11,25 @@ import matplotlib as mpl
 import pandas as pd
 
 from workbench.report.cells import Table, Text
-from workbench.report.measurements import cell, conditions, fastest, measurement
+from workbench.report.measurements import (
+    ceilings,
+    cell,
+    conditions,
+    fastest,
+    measurement,
+    memory_tb,
+)
 from workbench.report.style import MUTED, PALETTE, STYLE, panel, write_svg
 from workbench.resolve import EXPERIMENTS
 
 SHAPE = ("n", "c", "k", "h", "w", "r", "s", "stride", "groups")
 COLUMNS = (
     *SHAPE, "dtype", "dense_us", "dense_backend", "sparse24_us", "speedup_vs_dense", "talk",
+    "roofline_us",
 )  # fmt: skip
 HEADER = (
     "Batch", "Channels", "Image", "Kernel", "Groups", "Type", "Dense", "sparse24", "Speedup",
-    "Talk",
+    "Of the roofline", "Talk",
 )  # fmt: skip
 BARS = 256  # the batch whose layers are drawn
 
@@ -31,8 +40,16 @@ def conv_table(measurements: Path) -> Table:
     Dense is the fastest of the libraries and of our kernel's dense mode; ours the best plan.
     """
     told, talk = measurement(measurements, "conv"), _talk()
-    frame = pd.DataFrame([_numbers(row, talk) for row in told["rows"]], columns=COLUMNS)
     facts = told["facts"]
+    best, card = ceilings(measurements)
+    bandwidth = memory_tb(facts["device"])
+    frame = pd.DataFrame(
+        [
+            _numbers(row, talk) | {"roofline_us": roofline_us(row, best, bandwidth)}
+            for row in told["rows"]
+        ],
+        columns=COLUMNS,
+    )
     notes = [
         ("", told["method"] + "."),
         ("", "Times in microseconds; channels in to out, images as they come in."),
@@ -40,6 +57,10 @@ def conv_table(measurements: Path) -> Table:
              "kernel's dense mode, as named; INT8 is requantized to INT8."),
         ("", "Talk: the speedup printed there, on an A100; its fifth row lacks the kernel and may "
              "have 256 or 512 channels, so that both are here."),
+        ("", f"Roofline: the sparse instructions alone, measured on {card}, or the bytes of image, "
+             f"packed weight and result at {bandwidth:g} TB/s, whichever takes longer."
+             if not math.isnan(bandwidth) else
+             "Roofline: experiments/bench/devices.yaml does not know this card."),
         *(("", text) for text in _weighted(frame)),
         ("", conditions(facts)),
     ]  # fmt: skip
@@ -57,7 +78,7 @@ def conv_table(measurements: Path) -> Table:
 def conv_plot(frame: pd.DataFrame, path: Path) -> None:
     """Write the speedup over dense of each layer of the networks as bars, as svg.
 
-    A panel per network, at the largest batch, a color per type.
+    A panel per network, at the largest batch, a color per type; a line is the layer's roofline.
     """
     networks = {name: layers for (name, n), layers in _layers().items() if n == BARS}
     figure, axes = panel(9.0, 3.2 * len(networks))
@@ -68,10 +89,11 @@ def conv_plot(frame: pd.DataFrame, path: Path) -> None:
         for at, (color, (dtype, rows)) in enumerate(
             zip(PALETTE, frame.groupby("dtype", sort=False), strict=False)
         ):
-            found = rows.drop_duplicates(SHAPE).set_index(list(SHAPE)).speedup_vs_dense
-            heights = [found.get(shape, float("nan")) for shape in layers]
+            known = rows.drop_duplicates(SHAPE).set_index(list(SHAPE)).reindex(list(layers))
             middles = [i + 0.4 * at for i in range(len(layers))]
-            axes.bar(middles, heights, 0.4, color=color, label=dtype)
+            axes.bar(middles, known.speedup_vs_dense, 0.4, color=color, label=dtype)
+            roofs = (known.dense_us / known.roofline_us).tolist()
+            axes.hlines(roofs, [x - 0.2 for x in middles], [x + 0.2 for x in middles], MUTED)
         axes.axhline(1, color=MUTED, linewidth=1)
         axes.set_xticks([i + 0.2 for i in range(len(seen))], [_name(row) for row in seen])
         axes.tick_params(axis="x", labelrotation=90, labelsize=6)
@@ -93,6 +115,23 @@ def _numbers(row: dict[str, Any], talk: dict[tuple[int, ...], float]) -> dict[st
     }
 
 
+def roofline_us(row: dict[str, Any], ceilings: dict[str, float], bandwidth: float) -> float:
+    """Microseconds below which a 2:4 layer cannot be; NaN where type or card are not known.
+
+    ceilings: TFLOP/s of dense-equivalent work by type; bandwidth: TB/s.
+    """
+    n, c, k, h, w, r, s, stride, groups = (row[name] for name in SHAPE)
+    margin = 2 * row["padding"]
+    out_h, out_w = ((size + margin - side) // stride + 1 for size, side in ((h, r), (w, s)))
+    element, packed = (2, 0.5625) if row["dtype"].endswith("float16") else (1, 0.625)
+    weights = k * (c // groups) * r * s
+    moved = element * (n * h * w * c + weights * packed + n * out_h * out_w * k)
+    work = 2 * n * out_h * out_w * weights
+    ceiling = ceilings.get(row["dtype"].replace("bfloat16", "float16"), float("nan"))
+    times = work / ceiling, moved / bandwidth
+    return float("nan") if any(map(math.isnan, times)) else max(times) / 1e6
+
+
 def _texts(row: dict[str, Any]) -> list[Text]:
     shown = partial(cell, row)
     stride = f" / {row['stride']}" if row["stride"] > 1 else ""
@@ -106,6 +145,7 @@ def _texts(row: dict[str, Any]) -> list[Text]:
         Text(shown("dense_us", ".1f"), metric=row["dense_backend"] or ""),
         Text(shown("sparse24_us", ".1f")),
         Text(shown("speedup_vs_dense", ".2f")),
+        Text(cell(row | {"share": row["roofline_us"] / row["sparse24_us"]}, "share", ".0%")),
         Text(shown("talk", ".2f")),
     ]
 

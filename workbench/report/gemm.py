@@ -9,7 +9,7 @@ import matplotlib as mpl
 import pandas as pd
 
 from workbench.report.cells import Table, Text
-from workbench.report.measurements import cell, conditions, fastest, measurement
+from workbench.report.measurements import ceilings, cell, conditions, fastest, measurement
 from workbench.report.style import MUTED, PALETTE, STYLE, panel, write_svg
 from workbench.resolve import EXPERIMENTS
 
@@ -28,18 +28,15 @@ def gemm_table(measurements: Path) -> Table:
 
     Dense is the fastest of the libraries and of our kernel's dense mode; ours the best plan.
     """
-    told, ceilings = (measurement(measurements, name) for name in ("gemm", "wgmma_ceiling"))
-    talk = _talk()
-    best = {row["dtype"]: 0.0 for row in ceilings["rows"]}
-    for row in ceilings["rows"]:
-        best[row["dtype"]] = max(best[row["dtype"]], row["sparse"])
+    told, talk = measurement(measurements, "gemm"), _talk()
+    best, card = ceilings(measurements)
     frame = pd.DataFrame([_numbers(row, best, talk) for row in told["rows"]], columns=COLUMNS)
     facts = told["facts"]
     notes = [
         ("", told["method"] + "."),
         ("", "m: output features, n: tokens, k: input features. Times in microseconds."),
         ("", "Dense is the fastest of the libraries and of our kernel's dense mode, as named."),
-        ("", f"Ceiling: the sparse instructions alone, measured on {ceilings['facts']['device']}."),
+        ("", f"Ceiling: the sparse instructions alone, measured on {card}."),
         ("", "Talk: the speedup printed there, on an A100 (slide of BERT-Large's GEMMs)."),
         ("", conditions(facts)),
     ]
@@ -68,7 +65,7 @@ def gemm_plot(frame: pd.DataFrame, path: Path) -> None:
     write_svg(figure, path)
 
 
-def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dict[str, Any]:
+def _numbers(row: dict[str, Any], best: dict[str, float], talk: dict) -> dict[str, Any]:
     dense_us, backend, ours = fastest(row)
     theirs = row["found"].get("cusparselt", {}).get("median_us") or float("nan")
     m, n, k, dtype = (row[name] for name in ("m", "n", "k", "dtype"))
@@ -81,7 +78,7 @@ def _numbers(row: dict[str, Any], ceilings: dict[str, float], talk: dict) -> dic
         "sparse24_us": ours,
         "speedup_vs_dense": dense_us / ours,
         "speedup_vs_cusparselt": theirs / ours,
-        "share_of_ceiling": tflops / ceilings.get(dtype, float("nan")),
+        "share_of_ceiling": tflops / best.get(dtype, float("nan")),
         "talk": talk.get((m, n, k)) if dtype == "float16" else None,
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench import resolve
 from workbench.record import RecordError
 from workbench.report.wording import DASH
 
@@ -18,6 +19,20 @@ def measurement(folder: Path, name: str) -> dict[str, Any]:
     if not path.exists():
         raise RecordError(f"{path}: no such measurement; run `workbench bench {name}` on a GPU")
     return json.loads(path.read_text())
+
+
+def ceilings(folder: Path) -> tuple[dict[str, float], str]:
+    """By type the TFLOP/s that the sparse instructions alone reach, and the device's name."""
+    told, best = measurement(folder, "wgmma_ceiling"), {}
+    for row in told["rows"]:
+        best[row["dtype"]] = max(best.get(row["dtype"], 0.0), row["sparse"])
+    return best, told["facts"]["device"]
+
+
+def memory_tb(device: str) -> float:
+    """TB/s of the memory of a device named so in records; NaN if bench/devices.yaml lacks it."""
+    cards = resolve.read_yaml(resolve.EXPERIMENTS / "bench" / "devices.yaml").values()
+    return next((c["memory_tb"] for c in cards if device.startswith(c["records"])), float("nan"))
 
 
 def conditions(facts: dict[str, Any]) -> str:
