@@ -70,9 +70,7 @@ TURN_FAULTS = {
 }
 
 
-def outcomes(
-    kernel: Hopper, cluster: tuple[int, int] = (1, 1), tile: int = TILE
-) -> dict[tuple[bool, bool], str]:
+def outcomes(kernel: Hopper, cluster: tuple[int, int], tile: int) -> dict[tuple[bool, bool], str]:
     """What is wrong by the order of copies and warps; the orders that are right are left out."""
     x, weight = operands(FEATURES, TOKENS, torch.float16, COLUMNS)
     wanted = (x.double() @ weight.double().T).half()
@@ -94,7 +92,7 @@ def outcomes(
 
 
 def faulty(
-    hopper: Hopper, folder: Path, files: str, pattern: str, replacement: str, tile: int = TILE
+    hopper: Hopper, folder: Path, files: str, pattern: str, replacement: str, tile: int
 ) -> Hopper:
     """The kernel with a text replaced wherever it stands."""
     sources, replaced = folder / "csrc", 0
@@ -107,32 +105,20 @@ def faulty(
     return Hopper(hopper.compiler, folder, sources, hopper.core, tiles=1 << tile)
 
 
-@pytest.mark.parametrize(("files", "pattern", "replacement", "words"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_caught(hopper, tmp_path, files, pattern, replacement, words) -> None:
-    found = outcomes(faulty(hopper, tmp_path, files, pattern, replacement))
-    assert found
-    assert words in " ".join(found.values())
+ALL = [
+    pytest.param(*fault, cluster, tile, id=name)
+    for faults, cluster, tile in (
+        (FAULTS, (1, 1), TILE), (CLUSTER_FAULTS, (2, 1), TILE), (TURN_FAULTS, (1, 1), BY_TURNS),
+    )
+    for name, fault in faults.items()
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("files", "pattern", "replacement", "words"), CLUSTER_FAULTS.values(), ids=CLUSTER_FAULTS
-)
-def test_a_fault_between_blocks_is_caught(
-    hopper, tmp_path, files, pattern, replacement, words
+@pytest.mark.parametrize(("files", "pattern", "replacement", "words", "cluster", "tile"), ALL)
+def test_a_fault_is_caught(
+    hopper, tmp_path, files, pattern, replacement, words, cluster, tile
 ) -> None:
-    found = outcomes(faulty(hopper, tmp_path, files, pattern, replacement), cluster=(2, 1))
-    assert found
-    assert words in " ".join(found.values())
-
-
-@pytest.mark.parametrize(
-    ("files", "pattern", "replacement", "words"), TURN_FAULTS.values(), ids=TURN_FAULTS
-)
-def test_a_fault_between_turns_is_caught(
-    hopper, tmp_path, files, pattern, replacement, words
-) -> None:
-    kernel = faulty(hopper, tmp_path, files, pattern, replacement, BY_TURNS)
-    found = outcomes(kernel, tile=BY_TURNS)
+    found = outcomes(faulty(hopper, tmp_path, files, pattern, replacement, tile), cluster, tile)
     assert found
     assert words in " ".join(found.values())
 
