@@ -17,7 +17,7 @@ from sparse24.bench import BenchError
 from sparse24.nn import PackedLayer
 from workbench import provenance, sparsity
 from workbench.bench import meter
-from workbench.bench.candidates import CANDIDATES, Example, NotMade
+from workbench.bench.candidates import CANDIDATES, Example
 from workbench.bench.plan import Planned, plan, planned
 from workbench.predict.devices import names_by_record
 from workbench.predict.network import predict
@@ -32,9 +32,6 @@ METHOD = (
     "and most; the same random input and weights for all, pruned 2:4 by magnitude; energy by the "
     "driver's counter"
 )
-# what a run can end with that is about the candidate, not about us: out of memory, a compiler's
-# refusal, a product that a library does not have
-FAILURES = (NotMade, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,9 @@ def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]
             told["error"] = difference(_output(call(*example)), exact)
             del work, exact  # or they would count as memory of the candidate
             found = tools.measured(lambda: call(*example))
-    except FAILURES as error:
-        if isinstance(error, BenchError):
+    except RuntimeError as error:
+        # about the candidate: out of memory, a compiler's refusal, a product that a library lacks
+        if isinstance(error, BenchError):  # about the machine
             raise
         found = {"reason": " ".join(str(error).split())[:300] or type(error).__name__}
         _refuse_lost(tools.device, candidate)
