@@ -18,8 +18,8 @@ GEMM, PRODUCE, STORE = "sm90_gemm.cuh", "sm90_produce.cuh", "sm90_store.cuh"
 # file, what is replaced (a regular expression), by what, and a word of what is said: "" where no
 # more is promised than another product or any complaint
 FAULTS = {
-    "no wait for a full stage": (GEMM, r"mbarrier_wait\(full \+[^;]*;", "", ""),
-    "no wait for an empty stage": (PRODUCE, r"mbarrier_wait\(empty \+[^;]*;", "", ""),
+    "no wait for a full stage": (GEMM, r"mbarrier_wait\(memory\.full[^;]*;", "", ""),
+    "no wait for an empty stage": (PRODUCE, r"mbarrier_wait\(memory\.empty[^;]*;", "", ""),
     "the wrong phase": (PRODUCE, r"ring\.phase \^ 1", "ring.phase", "waits for ever"),
     "a stage released under its products": (GEMM, r"wgmma_wait_group<1>\(\);", "", ""),
     "the last products not awaited": (GEMM, r"wgmma_wait_group<0>\(\);", "", "wgmma is under way"),
@@ -56,7 +56,7 @@ CLUSTER_FAULTS = {
     "a block that ends before the others": (
         GEMM, r"cluster_sync\(\);(\s*\}\s*\}  // namespace)", r"{}\1", "ended too early",
     ),
-    "one block told twice": (GEMM, r"empty, told\)", "empty, 0)", ""),
+    "one block told twice": (GEMM, r"empty\(0\), told\)", "empty(0), 0)", ""),
     "x for one block only": (PRODUCE, r"x_mask \|= 1 << [^;]*;", "x_mask = 1;", ""),
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ BY_TURNS = 7  # of config.h, 128x128: a tile to each warpgroup
 TURN_FAULTS = {
     "the other's stages not skipped": (GEMM, r"ring\.skip\([^;]*;", "", ""),
     "the other's tile not skipped": (GEMM, r"schedule\.next\(\);(\s*ring\.skip)", r"\1", ""),
-    "the turn kept": (GEMM, r"mbarrier_arrive\(turns[^;]*;", "{}", "waits for ever"),
+    "the turn kept": (GEMM, r"mbarrier_arrive\(memory\.turn[^;]*;", "{}", "waits for ever"),
     "both begin": (GEMM, r"turn = warpgroup \^ 1", "turn = 0", "waits for ever"),
 }
 

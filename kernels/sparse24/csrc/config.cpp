@@ -57,6 +57,7 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
       continue;
     }
     for (const auto& cluster : kClusters) {
+      if (cluster[0] * cluster[1] > 1 && !kTiles[tile].shares()) continue;
       if (cluster[0] > 1 && convolution != nullptr) continue;
       if (cluster[0] > 1 && out_features <= kTiles[tile].rows()) continue;
       if (cluster[1] > 1 && tokens <= kTiles[tile].tokens) continue;

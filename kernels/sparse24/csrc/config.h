@@ -15,6 +15,9 @@ struct Tile {
   // them, do not fit.
   constexpr bool is_wide() const { return row_steps * tokens > 256; }
   constexpr bool takes(int size) const { return size == 2 || !is_wide(); }
+  // Whether clusters of blocks may share copies; that takes the producer of a wide tile more
+  // registers than it is left.
+  constexpr bool shares() const { return !is_wide(); }
 };
 
 constexpr Tile kTiles[] = {

@@ -108,20 +108,28 @@ struct Epilogue {
 #pragma unroll
     for (float& value : values) value *= out_scale;
   }
-  // The same with the activation known: kActivation is a GELU, or relu for "at least `least`".
-  template <Activation kActivation, int kCount>
-  __device__ __forceinline__ void finish(float (&values)[kCount], float least) const {
+  // The same and the packing, with the activation known to be kActivation, where `none` stands for
+  // ReLU too. Nothing is spent on what changes nothing: a tile waits for this.
+  template <Activation kActivation, int kOutSize, int kCount, int kWords>
+  __device__ __forceinline__ void finish(float (&values)[kCount], uint32_t (&words)[kWords]) const {
+    constexpr bool kIsGelu = kActivation != Activation::none;
+    const bool is_relu = !kIsGelu && activation == Activation::relu;
+    const bool is_scaled = out_scale != 1.0f;
+    const bool packs_relu = kOutSize == 2 && is_relu && !is_scaled;
+    if constexpr (kIsGelu) {
 #pragma unroll
-    for (float& value : values) {
-      if constexpr (kActivation == Activation::gelu_tanh) {
-        value = gelu_tanh(value);
-      } else if constexpr (kActivation == Activation::gelu_erf) {
-        value = gelu_erf(value);
-      } else {
-        value = value < least ? least : value;
+      for (float& value : values) {
+        value = kActivation == Activation::gelu_tanh ? gelu_tanh(value) : gelu_erf(value);
       }
-      value *= out_scale;
+    } else if (is_relu && !packs_relu) {
+      activate(values, Activation::relu);
     }
+    if (is_scaled) {
+#pragma unroll
+      for (float& value : values) value *= out_scale;
+    }
+    if (packs_relu) return pack<kOutSize, true>(values, words);
+    pack<kOutSize, false>(values, words);
   }
   __device__ __forceinline__ float apply(float sum, float scale, float bias, float residual) const {
     float value[1] = {linear(sum, scale, bias, residual)};
@@ -130,20 +138,31 @@ struct Epilogue {
   }
 
   // Two values of a 16-bit out type in one word, the first one low; and a residual's back.
-  static __device__ __forceinline__ uint32_t pack_bf16(const float* values) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(values[0], values[1]);
+  template <Type kType, bool kRelu = false>
+  static __device__ __forceinline__ uint32_t pack_pair_of(const float* values) {
     uint32_t word;
-    memcpy(&word, &pair, 4);
-    return word;
-  }
-  static __device__ __forceinline__ uint32_t pack_f16(const float* values) {
-    const __half2 pair = __floats2half2_rn(values[0], values[1]);
-    uint32_t word;
-    memcpy(&word, &pair, 4);
+#ifdef __CUDA_ARCH__  // rounding and ReLU are one instruction
+    if constexpr (kRelu && kType == Type::bf16) {
+      asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(values[1]), "f"(values[0]));
+      return word;
+    } else if constexpr (kRelu) {
+      asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(values[1]), "f"(values[0]));
+      return word;
+    }
+#endif
+    float pair[2] = {values[0], values[1]};
+    if constexpr (kRelu) activate(pair, Activation::relu);
+    if constexpr (kType == Type::bf16) {
+      const __nv_bfloat162 both = __floats2bfloat162_rn(pair[0], pair[1]);
+      memcpy(&word, &both, 4);
+    } else {
+      const __half2 both = __floats2half2_rn(pair[0], pair[1]);
+      memcpy(&word, &both, 4);
+    }
     return word;
   }
   __device__ __forceinline__ uint32_t pack_pair(const float* values) const {
-    return out_type == Type::bf16 ? pack_bf16(values) : pack_f16(values);
+    return out_type == Type::bf16 ? pack_pair_of<Type::bf16>(values) : pack_pair_of<Type::f16>(values);
   }
   __device__ __forceinline__ void unpack_pair(uint32_t word, float* values) const {
     float2 pair;
@@ -173,7 +192,7 @@ struct Epilogue {
   }
 
   // Many values, of a 2-byte out type in pairs or of s8 in fours, with one branch for all of them.
-  template <int kOutSize, int kCount, int kWords>
+  template <int kOutSize, bool kRelu, int kCount, int kWords>
   __device__ __forceinline__ void pack(const float (&values)[kCount], uint32_t (&words)[kWords]) const {
     static_assert(kWords * 4 == kCount * kOutSize, "every value has its place");
     if constexpr (kOutSize == 1) {
@@ -181,10 +200,10 @@ struct Epilogue {
       for (int i = 0; i < kWords; ++i) words[i] = pack_bytes(&values[4 * i]);
     } else if (out_type == Type::bf16) {
 #pragma unroll
-      for (int i = 0; i < kWords; ++i) words[i] = pack_bf16(&values[2 * i]);
+      for (int i = 0; i < kWords; ++i) words[i] = pack_pair_of<Type::bf16, kRelu>(&values[2 * i]);
     } else {
 #pragma unroll
-      for (int i = 0; i < kWords; ++i) words[i] = pack_f16(&values[2 * i]);
+      for (int i = 0; i < kWords; ++i) words[i] = pack_pair_of<Type::f16, kRelu>(&values[2 * i]);
     }
   }
   template <int kOutSize, int kCount, int kWords>

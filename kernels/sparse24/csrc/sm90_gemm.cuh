@@ -63,67 +63,68 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
 
 template <class Shape>
 __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const CUtensorMap& residual_map,
-                                             const Sm90Arguments& arguments, uint32_t x_at,
-                                             uint32_t weight_at, uint32_t buffers, void* plain,
-                                             uint32_t full, uint32_t empty, uint32_t turns,
-                                             uint32_t residual_barriers) {
+                                             const Sm90Arguments& arguments, const Memory<Shape>& memory,
+                                             uint8_t* shared) {
   using Sum = typename Accumulator<Shape::kType>::type;
   const int warpgroup = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = threadIdx.x % 32;
-  const int cluster_m = arguments.cluster_m, cluster_n = arguments.cluster_n;
-  const int rank_m = cluster_rank() % cluster_m, rank_n = cluster_rank() / cluster_m;
+  const Cluster<Shape::kShares> cluster(arguments);
   // Lane i of every warp tells the i-th block that loads for this one that a stage is free: there
   // lies its barrier of the first stage, or 0.
-  const int other = lane - cluster_m;
-  const uint32_t told = lane < cluster_m
-                            ? lane + cluster_m * rank_n
-                            : rank_m + cluster_m * (other < rank_n ? other : other + 1);
-  const uint32_t tell = lane < cluster_m + cluster_n - 1 ? shared_address_in(empty, told) : 0;
+  const int other = lane - cluster.m;
+  const uint32_t told = lane < cluster.m
+                            ? lane + cluster.m * cluster.rank_n
+                            : cluster.rank_m + cluster.m * (other < cluster.rank_n ? other : other + 1);
+  const uint32_t tell = lane < cluster.m + cluster.n - 1 ? shared_address_in(memory.empty(0), told) : 0;
   const auto release = [&](int stage) {
-    if (tell != 0) mbarrier_arrive_cluster(tell + 8 * stage);
+    if constexpr (!Shape::kShares) {
+      if (elect_one()) mbarrier_arrive(memory.empty(stage));
+    } else {
+      if (tell != 0) mbarrier_arrive_cluster(tell + 8 * stage);
+    }
   };
   const int share = Shape::kByTurns ? 0 : warpgroup;  // of a tile that is multiplied together
   const int row = share * 64 * Shape::kRowSteps;
-  const uint32_t my_weight = weight_at + share * Shape::kRowSteps * Shape::kBlockBytes;
+  const uint32_t my_weight = share * Shape::kRowSteps * Shape::kBlockBytes;
   const Epilogue& epilogue = arguments.epilogue;
   const bool has_residual = epilogue.has_residual() && arguments.stores_by_copy_engine;
-  Staging<Shape> staging = {&out_map, &residual_map, buffers, residual_barriers, warpgroup, thread};
+  Staging<Shape> staging = {&out_map, &residual_map, memory.staging(warpgroup), memory.residual(warpgroup),
+                            warpgroup, thread};
   Ring<Shape::kStages> ring;
-  Schedule schedule(arguments);
+  Schedule schedule(cluster.m * cluster.n);
   uint32_t turn = warpgroup ^ 1;  // the first is the first warpgroup's without a wait
   const auto leave_to_other = [&] {
     schedule.next();
     ring.skip(arguments.k_blocks);
   };
   if (Shape::kByTurns && warpgroup == 1) leave_to_other();
-  for (; !schedule.done(); schedule.next()) {
+  for (; !schedule.done(arguments); schedule.next()) {
     int m, n;
-    schedule.place(m, n);
-    const int feature = (m * cluster_m + rank_m) * Shape::kRows + row;
-    const int token = (n * cluster_n + rank_n) * Shape::kTokens;
+    schedule.place(arguments, m, n);
+    const int feature = (m * cluster.m + cluster.rank_m) * Shape::kRows + row;
+    const int token = (n * cluster.n + cluster.rank_n) * Shape::kTokens;
     if (has_residual && thread == 0) {
       staging.load_first_residuals(feature, token, epilogue.out_size());
     }
     const Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
     Sum sums[Shape::kRowSteps][Shape::kTokens / 2];
     int previous = 0;
-    if constexpr (Shape::kByTurns) mbarrier_wait(turns + 8 * warpgroup, turn);
+    if constexpr (Shape::kByTurns) mbarrier_wait(memory.turn(warpgroup), turn);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
-      mbarrier_wait(full + 8 * ring.stage, ring.phase);
-      sm90_multiply<Shape>(sums, x_at + ring.stage * Shape::kTokenBytes,
-                           my_weight + ring.stage * Shape::kWeightBytes, thread, k == 0);
+      mbarrier_wait(memory.full(ring.stage), ring.phase);
+      sm90_multiply<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage) + my_weight, thread, k == 0);
       wgmma_wait_group<1>();
       if (k > 0) release(previous);
       previous = ring.stage;
     }
     if constexpr (Shape::kByTurns) {
       turn ^= 1;
-      if (thread == 0) mbarrier_arrive(turns + 8 * (warpgroup ^ 1));
+      if (thread == 0) mbarrier_arrive(memory.turn(warpgroup ^ 1));
     }
     wgmma_wait_group<0>();
     release(previous);
     if (!arguments.stores_by_copy_engine) {
-      sm90_store_plain<Shape>(sums, arguments, static_cast<Sum*>(plain), feature, token, warpgroup,
-                              thread);
+      const auto plain = shared + (memory.staging(warpgroup) - shared_address(shared));
+      sm90_store_plain<Shape>(sums, arguments, reinterpret_cast<Sum*>(plain), feature, token, warpgroup, thread);
     } else if (epilogue.out_size() == 2) {
       sm90_store_tile<Shape, 2>(sums, affines, epilogue, staging, feature, token);
     } else {
@@ -143,26 +144,17 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                      const __grid_constant__ CUtensorMap residual_map,
                      const __grid_constant__ Sm90Arguments arguments) {
   extern __shared__ uint8_t shared[];
-  const uint32_t base = (shared_address(shared) + 1023) & ~1023u;
-  const uint32_t x_at = base;
-  const uint32_t weight_at = x_at + Shape::kStages * Shape::kTokenBytes;
-  const uint32_t staging_at = (weight_at + Shape::kStages * Shape::kWeightBytes + 1023) & ~1023u;
-  const uint32_t full =
-      staging_at + Shape::kWarpgroups * Shape::kStagingBytes;
-  const uint32_t empty = full + 8 * Shape::kStages;
-  const uint32_t turns = empty + 8 * Shape::kStages;  // of the warpgroups, where they take turns
-  const uint32_t residual_barriers = turns + 8 * Shape::kWarpgroups;
-
+  const Memory<Shape> memory = {(shared_address(shared) + 1023) & ~1023u};
   const int blocks = arguments.cluster_m * arguments.cluster_n;
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
-      mbarrier_init(full + 8 * i, 1);
-      mbarrier_init(empty + 8 * i,
+      mbarrier_init(memory.full(i), 1);
+      mbarrier_init(memory.empty(i),
                     4 * Shape::kTogether * (arguments.cluster_m + arguments.cluster_n - 1));
     }
-    for (int i = 0; i < Shape::kWarpgroups; ++i) mbarrier_init(turns + 8 * i, 1);
-    for (int i = 0; i < Shape::kWarpgroups * Shape::kBuffers; ++i) {
-      mbarrier_init(residual_barriers + 8 * i, 1);
+    for (int i = 0; i < Shape::kWarpgroups; ++i) {
+      mbarrier_init(memory.turn(i), 1);
+      for (int j = 0; j < Shape::kBuffers; ++j) mbarrier_init(memory.residual(i) + 8 * j, 1);
     }
     fence_mbarrier_init();
   }
@@ -173,22 +165,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   const int role = threadIdx.x / 128;
   if (role == 0) {
-    setmaxnreg_decrease<Shape::kIsWide ? 32 : 56>();
+    setmaxnreg_decrease<Shape::kProducerRegisters>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
       if (arguments.is_convolution) {
-        sm90_produce<Shape, Sm90Pixels>(x_map, arguments, x_at, weight_at, full, empty);
+        sm90_produce<Shape, Sm90Pixels>(x_map, arguments, memory);
       } else {
-        sm90_produce<Shape, Sm90Rows>(x_map, arguments, x_at, weight_at, full, empty);
+        sm90_produce<Shape, Sm90Rows>(x_map, arguments, memory);
       }
     }
     __syncwarp();
   } else {
-    setmaxnreg_increase<Shape::kIsWide ? 240 : 224>();
-    const int warpgroup = role - 1;
-    const uint32_t buffers = staging_at + warpgroup * Shape::kStagingBytes;
-    sm90_consume<Shape>(out_map, residual_map, arguments, x_at, weight_at, buffers,
-                        shared + (buffers - shared_address(shared)), full, empty, turns,
-                        residual_barriers + 8 * Shape::kBuffers * warpgroup);
+    setmaxnreg_increase<Shape::kConsumerRegisters>();
+    sm90_consume<Shape>(out_map, residual_map, arguments, memory, shared);
   }
   // A block must outlive what others of its cluster still copy into it or tell it. (Asked anew, so
   // that no register is kept for it.)

@@ -27,6 +27,7 @@ template <class Shape>
 const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors) {
   const int size = size_of(gemm.type), out_size = size_of(gemm.out_type);
   const int blocks = plan.cluster_m * plan.cluster_n;
+  if (blocks > 1 && !Shape::kShares) return "this tile is not shared over a cluster";
   if (Shape::kTokens % (8 * plan.cluster_m) != 0) {
     return "this tile's tokens cannot be divided over so wide a cluster";
   }
@@ -39,9 +40,16 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   arguments.k_blocks = ceil_div(gemm.in_features, block_k(size));
   arguments.cluster_m = plan.cluster_m;
   arguments.cluster_n = plan.cluster_n;
-  arguments.tiles_m = ceil_div(ceil_div(gemm.out_features, Shape::kRows), plan.cluster_m);
-  arguments.tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
-  arguments.raster = plan.raster < 1 ? arguments.tiles_m : plan.raster;
+  const int tiles_m = ceil_div(ceil_div(gemm.out_features, Shape::kRows), plan.cluster_m);
+  const int tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
+  arguments.tiles = tiles_m * tiles_n;
+  arguments.width = plan.raster < 1 || plan.raster > tiles_m ? tiles_m : plan.raster;
+  arguments.tiles_of_strip = arguments.width * tiles_n;
+  arguments.last_strip = (tiles_m - 1) / arguments.width;
+  arguments.last_width = tiles_m - arguments.last_strip * arguments.width;
+  arguments.by_strip = Divider(arguments.tiles_of_strip);
+  arguments.by_width = Divider(arguments.width);
+  arguments.by_last_width = Divider(arguments.last_width);
   arguments.stores_by_copy_engine =
       out_size <= 2 && copy_engine_takes(gemm.out, gemm.out_pitch) &&
       (gemm.residual == nullptr || copy_engine_takes(gemm.residual, gemm.residual_pitch));
@@ -78,8 +86,7 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   if (wrong != nullptr) return wrong;
 
   const int clusters = multiprocessors / blocks;
-  const int tiles = arguments.tiles_m * arguments.tiles_n;
-  return launch_clusters<&sm90_gemm_kernel<Shape>>((tiles < clusters ? tiles : clusters) * blocks, blocks,
+  return launch_clusters<&sm90_gemm_kernel<Shape>>((arguments.tiles < clusters ? arguments.tiles : clusters) * blocks, blocks,
                                                    Shape::kThreads, Shape::kSharedBytes, gemm.stream, x_map,
                                                    out_map, residual_map, arguments);
 }

@@ -12,10 +12,11 @@ struct Sm90Rows {
 
   __device__ __forceinline__ Sm90Rows(const Sm90Arguments&, int, int first_token) : token(first_token) {}
 
-  template <int kColumns>
+  template <class Shape>
   __device__ __forceinline__ void copy(const CUtensorMap* map, const Sm90Arguments& arguments, uint32_t to,
                                        int k, uint32_t barrier, uint16_t mask) {
-    if (arguments.cluster_m == 1) {
+    constexpr int kColumns = block_k(Shape::kSize);
+    if (!Shape::kShares || arguments.cluster_m == 1) {
       copy_tensor_2d(to, map, k * kColumns, token, barrier);
     } else {
       copy_tensor_2d_multicast(to, map, k * kColumns, token, barrier, mask);
@@ -36,9 +37,10 @@ struct Sm90Pixels {
     h = (row - n * c.out_height) * c.stride_height - c.padding_height;
   }
 
-  template <int kColumns>
+  template <class Shape>
   __device__ __forceinline__ void copy(const CUtensorMap* map, const Sm90Arguments& arguments, uint32_t to,
                                        int k, uint32_t barrier, uint16_t) {
+    constexpr int kColumns = block_k(Shape::kSize);
     const Convolution& c = arguments.convolution;
     copy_tensor_im2col(to, map, from, w, h, n, from_first, from_first >> 16, barrier);
     from += kColumns;
@@ -52,30 +54,28 @@ struct Sm90Pixels {
 
 template <class Shape, class X>
 __device__ __forceinline__ void sm90_produce(const CUtensorMap& x_map, const Sm90Arguments& arguments,
-                                             uint32_t x_at, uint32_t weight_at, uint32_t full,
-                                             uint32_t empty) {
-  const int cluster_m = arguments.cluster_m, cluster_n = arguments.cluster_n;
-  const int rank_m = cluster_rank() % cluster_m, rank_n = cluster_rank() / cluster_m;
+                                             const Memory<Shape>& memory) {
+  const Cluster<Shape::kShares> cluster(arguments);
   uint16_t x_mask = 0, weight_mask = 0;  // the blocks that get what this one loads
-  for (int i = 0; i < cluster_m; ++i) x_mask |= 1 << (i + cluster_m * rank_n);
-  for (int i = 0; i < cluster_n; ++i) weight_mask |= 1 << (rank_m + cluster_m * i);
-  const int x_rows = Shape::kTokens / cluster_m;
+  for (int i = 0; i < cluster.m; ++i) x_mask |= 1 << (i + cluster.m * cluster.rank_n);
+  for (int i = 0; i < cluster.n; ++i) weight_mask |= 1 << (cluster.rank_m + cluster.m * i);
+  const int x_rows = Shape::kTokens / cluster.m;
   constexpr int kBlocks = Shape::kRows / 64;
   Ring<Shape::kStages> ring;
-  for (Schedule schedule(arguments); !schedule.done(); schedule.next()) {
+  for (Schedule schedule(cluster.m * cluster.n); !schedule.done(arguments); schedule.next()) {
     int m, n;
-    schedule.place(m, n);
-    const int first_block = (m * cluster_m + rank_m) * kBlocks;
-    X x(arguments, first_block * 64, (n * cluster_n + rank_n) * Shape::kTokens + rank_m * x_rows);
+    schedule.place(arguments, m, n);
+    const int first_block = (m * cluster.m + cluster.rank_m) * kBlocks;
+    X x(arguments, first_block * 64, (n * cluster.n + cluster.rank_n) * Shape::kTokens + cluster.rank_m * x_rows);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
-      mbarrier_wait(empty + 8 * ring.stage, ring.phase ^ 1);
-      const uint32_t barrier = full + 8 * ring.stage;
+      mbarrier_wait(memory.empty(ring.stage), ring.phase ^ 1);
+      const uint32_t barrier = memory.full(ring.stage);
       mbarrier_arrive_expect_tx(barrier, Shape::kTokenBytes + Shape::kWeightBytes);
-      const uint32_t x_to = x_at + ring.stage * Shape::kTokenBytes + rank_m * x_rows * kBlockBytesOfK;
-      x.template copy<block_k(Shape::kSize)>(&x_map, arguments, x_to, k, barrier, x_mask);
-      const uint32_t weight_to = weight_at + ring.stage * Shape::kWeightBytes;
+      const uint32_t x_to = memory.x(ring.stage) + cluster.rank_m * x_rows * kBlockBytesOfK;
+      x.template copy<Shape>(&x_map, arguments, x_to, k, barrier, x_mask);
+      const uint32_t weight_to = memory.weight(ring.stage);
       const uint8_t* from = arguments.weight + static_cast<int64_t>(k) * arguments.row_blocks * Shape::kBlockBytes;
-      if (cluster_n == 1 && first_block + kBlocks <= arguments.row_blocks) {
+      if (cluster.n == 1 && first_block + kBlocks <= arguments.row_blocks) {
         copy_bulk(weight_to, from + static_cast<int64_t>(first_block) * Shape::kBlockBytes,
                   Shape::kWeightBytes, barrier);
         continue;
@@ -86,9 +86,9 @@ __device__ __forceinline__ void sm90_produce(const CUtensorMap& x_map, const Sm9
         const int block = min(first_block + i, arguments.row_blocks - 1);
         const uint8_t* block_from = from + static_cast<int64_t>(block) * Shape::kBlockBytes;
         const uint32_t block_to = weight_to + i * Shape::kBlockBytes;
-        if (cluster_n == 1) {
+        if (cluster.n == 1) {
           copy_bulk(block_to, block_from, Shape::kBlockBytes, barrier);
-        } else if (i % cluster_n == rank_n) {
+        } else if (i % cluster.n == cluster.rank_n) {
           copy_bulk_multicast(block_to, block_from, Shape::kBlockBytes, barrier, weight_mask);
         }
       }

@@ -3,16 +3,36 @@
 #include "config.h"
 #include "epilogue.cuh"
 #include "layout.h"
+#include "ptx.h"
 
 namespace sparse24 {
+
+// Division of what is below 2^31 by a number that the host knows: a product and a shift.
+struct Divider {
+  uint32_t factor = 0, shift = 0;  // factor 0: by 1
+
+  Divider() = default;
+  explicit Divider(uint32_t divisor) {
+    if (divisor == 1) return;
+    while (1u << shift < divisor) ++shift;  // factor = 2^(31 + shift) / divisor, rounded up
+    factor = static_cast<uint32_t>(((uint64_t{1} << (31 + shift)) + divisor - 1) / divisor);
+    --shift;
+  }
+  __device__ __forceinline__ int divide(int number) const {
+    const uint64_t product = static_cast<uint64_t>(static_cast<uint32_t>(number)) * factor;
+    return factor == 0 ? number : static_cast<int>(static_cast<uint32_t>(product >> 32) >> shift);
+  }
+};
 
 struct Sm90Arguments {
   const uint8_t* weight;
   Epilogue epilogue;
   int tokens, features;
   int row_blocks, k_blocks;
-  int tiles_m, tiles_n;  // in clusters
-  int cluster_m, cluster_n, raster;
+  int tiles, tiles_of_strip;  // in clusters; a strip is `width` tiles along features by all tokens
+  int last_strip, width, last_width;
+  Divider by_strip, by_width, by_last_width;
+  int cluster_m, cluster_n;
   bool stores_by_copy_engine;
   bool is_convolution;
   Convolution convolution;
@@ -38,6 +58,14 @@ struct Sm90Shape {
   static constexpr int kWeightRowBytes = kSparse ? 64 : 128;
   static constexpr int kSteps = kWeightRowBytes / 32;  // wgmmas along one block of K
   static constexpr bool kIsWide = kTile.is_wide();
+  static constexpr bool kShares = kTile.shares();
+  // Registers of a thread after the producer has given away what it does not need. The pool is what
+  // the block was started with; who asks for more than is in it waits for ever.
+  static constexpr int kProducerRegisters = kIsWide ? 24 : 56;
+  static constexpr int kConsumerRegisters = kIsWide ? 240 : 224;
+  static constexpr int kPooledRegisters = 65536 / kThreads / 8 * 8 * (kWarpgroups + 1);
+  static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= kPooledRegisters,
+                "the warpgroups that multiply would wait for registers for ever");
   // A warpgroup's tile leaves in parts of 64 features x kPart tokens, of at most 2 bytes each, by
   // turns through kBuffers buffers, so that the copy engine reads one while the next is written.
   static constexpr int kPart = kTokens < 64 ? kTokens : 64;
@@ -54,25 +82,66 @@ struct Sm90Shape {
   static_assert(kTokens % kPart == 0 && kPart % 16 == 0, "stmatrix stores 16 tokens at once");
 };
 
-// Walks the tiles of the persistent cluster: `raster` tiles along features before the next tokens.
-struct Schedule {
-  int at, step, tiles_m, tiles_n, raster;
+// Where things lie in the shared memory of a block: one register for all of them.
+template <class Shape>
+struct Memory {
+  uint32_t base;
 
-  __device__ __forceinline__ explicit Schedule(const Sm90Arguments& arguments)
-      : tiles_m(arguments.tiles_m), tiles_n(arguments.tiles_n), raster(arguments.raster) {
-    const int blocks = arguments.cluster_m * arguments.cluster_n;
-    at = blockIdx.x / blocks;
-    step = gridDim.x / blocks;
+  static constexpr int kWeight = Shape::kStages * Shape::kTokenBytes;
+  static constexpr int kStaging = (kWeight + Shape::kStages * Shape::kWeightBytes + 1023) / 1024 * 1024;
+  static constexpr int kFull = kStaging + Shape::kWarpgroups * Shape::kStagingBytes;
+  static constexpr int kEmpty = kFull + 8 * Shape::kStages;
+  static constexpr int kTurns = kEmpty + 8 * Shape::kStages;
+  static constexpr int kResidual = kTurns + 8 * Shape::kWarpgroups;
+  static_assert(kResidual + 8 * Shape::kWarpgroups * Shape::kBuffers + 1023 <= Shape::kSharedBytes,
+                "all of it must fit, behind what aligning the first byte takes");
+
+  __device__ __forceinline__ uint32_t x(int stage) const { return base + stage * Shape::kTokenBytes; }
+  __device__ __forceinline__ uint32_t weight(int stage) const {
+    return base + kWeight + stage * Shape::kWeightBytes;
   }
-  __device__ __forceinline__ bool done() const { return at >= tiles_m * tiles_n; }
+  __device__ __forceinline__ uint32_t staging(int warpgroup) const {
+    return base + kStaging + warpgroup * Shape::kStagingBytes;
+  }
+  // mbarriers: a stage is full, or empty; a warpgroup's turn; the residual is in its first buffer
+  __device__ __forceinline__ uint32_t full(int stage) const { return base + kFull + 8 * stage; }
+  __device__ __forceinline__ uint32_t empty(int stage) const { return base + kEmpty + 8 * stage; }
+  __device__ __forceinline__ uint32_t turn(int warpgroup) const { return base + kTurns + 8 * warpgroup; }
+  __device__ __forceinline__ uint32_t residual(int warpgroup) const {
+    return base + kResidual + 8 * warpgroup * Shape::kBuffers;
+  }
+};
+
+// The blocks that share copies, along features and along tokens, and which of them this is.
+template <bool kShares>
+struct Cluster {
+  int m = 1, n = 1, rank_m = 0, rank_n = 0;
+
+  __device__ __forceinline__ explicit Cluster(const Sm90Arguments& arguments) {
+    if constexpr (kShares) {
+      m = arguments.cluster_m;
+      n = arguments.cluster_n;
+      rank_m = cluster_rank() % m;
+      rank_n = cluster_rank() / m;
+    }
+  }
+};
+
+// Walks the tiles of the persistent cluster: those of a strip along features before the next tokens.
+struct Schedule {
+  int at, step;
+
+  __device__ __forceinline__ explicit Schedule(int blocks)
+      : at(blockIdx.x / blocks), step(gridDim.x / blocks) {}
+  __device__ __forceinline__ bool done(const Sm90Arguments& arguments) const { return at >= arguments.tiles; }
   __device__ __forceinline__ void next() { at += step; }
-  __device__ __forceinline__ void place(int& m, int& n) const {
-    const int group = at / (raster * tiles_n);
-    const int first = group * raster;
-    const int width = min(raster, tiles_m - first);
-    const int within = at - group * raster * tiles_n;
-    m = first + within % width;
-    n = within / width;
+  __device__ __forceinline__ void place(const Sm90Arguments& arguments, int& m, int& n) const {
+    const int strip = arguments.by_strip.divide(at);
+    const int within = at - strip * arguments.tiles_of_strip;
+    const bool is_last = strip == arguments.last_strip;
+    const Divider by_width = is_last ? arguments.by_last_width : arguments.by_width;
+    n = by_width.divide(within);
+    m = strip * arguments.width + within - n * (is_last ? arguments.last_width : arguments.width);
   }
 };
 

@@ -76,8 +76,7 @@ struct Affines {
 
 // 64 features x kTokens of a part into its buffer, where their residual lies.
 template <int kTokens, int kOutSize, Activation kActivation, class Sum>
-__device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epilogue, float least,
-                                           uint32_t buffer, const float (&scale)[2], const float (&bias)[2],
+__device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epilogue, uint32_t buffer, const float (&scale)[2], const float (&bias)[2],
                                            int warp, int lane) {
   constexpr int kValues = kTokens / 2;  // of every 8 tokens: feature g twice, g + 8 twice
   constexpr int kWords = kValues * kOutSize / 4;
@@ -106,8 +105,7 @@ __device__ __forceinline__ void sm90_stage(const Sum* sums, const Epilogue& epil
     }
     epilogue.template add_residual<kOutSize>(values, words);
   }
-  epilogue.template finish<kActivation>(values, least);
-  epilogue.template pack<kOutSize>(values, words);
+  epilogue.template finish<kActivation, kOutSize>(values, words);
 #pragma unroll
   for (int t = 0; t < kWords / kStep; ++t) {
     uint32_t stored[kStep];
@@ -129,14 +127,15 @@ struct Staging {
   Ring<Shape::kBuffers> ring = {};
 
   __device__ __forceinline__ uint32_t buffer(int slot) const { return buffers + slot * Shape::kPartBytes; }
+  __device__ __forceinline__ uint32_t barrier(int slot) const { return barriers + 8 * slot; }
 
   // By one thread: has the residual of the part `ahead` parts from here copied into its buffer.
   __device__ __forceinline__ void load_residual(int ahead, int part, int feature, int token,
                                                 int out_size) const {
     const int slot = (ring.stage + ahead) % Shape::kBuffers;
-    mbarrier_arrive_expect_tx(barriers + 8 * slot, Shape::kPart * 64 * out_size);
+    mbarrier_arrive_expect_tx(barrier(slot), Shape::kPart * 64 * out_size);
     copy_tensor_2d(buffer(slot), residual_map, feature_of(part, feature), token_of(part, token),
-                   barriers + 8 * slot);
+                   barrier(slot));
   }
   // Before the products, which hide how long the first residuals take to come.
   __device__ __forceinline__ void load_first_residuals(int feature, int token, int out_size) const {
@@ -160,7 +159,6 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
                                                  const Affines<Shape>& affines,
                                                  const Epilogue& epilogue, Staging<Shape>& staging,
                                                  int feature, int token) {
-  const float least = epilogue.activation == Activation::relu ? 0.0f : -INFINITY;
   const bool is_first = staging.thread == 0;
   Affine affine;
 #pragma unroll
@@ -169,7 +167,7 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
     const int i = part / kPerStep;
     const uint32_t buffer = staging.buffer(staging.ring.stage);
     if (epilogue.has_residual()) {
-      mbarrier_wait(staging.barriers + 8 * staging.ring.stage, staging.ring.phase);
+      mbarrier_wait(staging.barrier(staging.ring.stage), staging.ring.phase);
     }
     if (part % kPerStep == 0) affine = affines.of(epilogue, i);
     const float bias[2] = {epilogue.as_float(affine.bias[0]), epilogue.as_float(affine.bias[1])};
@@ -179,7 +177,7 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
 #pragma unroll
     for (int t = 0; t < Shape::kPart; t += kAtOnce) {
       sm90_stage<kAtOnce, kOutSize, kActivation>(
-          sums[i] + (part % kPerStep * Shape::kPart + t) / 2, epilogue, least, buffer + t * 64 * kOutSize,
+          sums[i] + (part % kPerStep * Shape::kPart + t) / 2, epilogue, buffer + t * 64 * kOutSize,
           affine.scale, bias, staging.thread / 32, staging.thread % 32);
     }
     fence_proxy_async();
@@ -216,7 +214,7 @@ __device__ __forceinline__ void sm90_store_tile(const Sum (&sums)[Shape::kRowSte
       return sm90_store_parts<Shape, kOutSize, Activation::gelu_erf>(sums, affines, epilogue, staging,
                                                                      feature, token);
     default:
-      return sm90_store_parts<Shape, kOutSize, Activation::relu>(sums, affines, epilogue, staging, feature,
+      return sm90_store_parts<Shape, kOutSize, Activation::none>(sums, affines, epilogue, staging, feature,
                                                                  token);
   }
 }
