@@ -133,6 +133,7 @@ def _told(trial: Trial) -> dict[str, Any]:
     told = {name: round(value, 3) for name, value in trial.timing._asdict().items()}
     if trial.choice.backend == "cusparselt":
         told["algorithm"] = trial.choice.number
+        told["left_out"] = trial.reason  # of the other numbers, and why
     elif trial.choice.backend == "sparse24" and trial.choice.number >= 0:
         told["plan"] = Plan.of(trial.choice.number)._asdict()
     return told

@@ -8,15 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from . import bench, draw
+from . import algorithms, bench, draw
 from .bench import BenchError, Call, Timer, Timing
-from .candidates import Choice, Finish, Unsupported, copy_for, run
+from .candidates import Choice, Finish, Unsupported, copy_for, refuse_cusparselt, run
 from .seam import ACTIVATIONS, COST_MODEL, DTYPES, Plan
 from .weight import PackedWeight, SparseWeight, pack
 
 BACKENDS = ("sparse24", "cusparselt", "dense")
 FINALISTS = 3
-MOST_ALGORITHMS = 64  # of cuSPARSELt, whose numbers end only where it refuses one
 NO_TILE = "there is no tile of this number"  # csrc/sm90_launch.cuh's words
 CLUSTERS = ((1, 1), (2, 1), (1, 2))
 RASTERS = (0, 4, 16)
@@ -104,7 +103,7 @@ def kind(problem: AnyProblem) -> str:
 
 
 class Trial(NamedTuple):
-    """A candidate and its time, or why it has none."""
+    """A candidate and its time, or why it has none; with a time, what its search left out."""
 
     choice: Choice
     timing: Timing | None
@@ -166,21 +165,18 @@ def trials(
         timed = [
             _timed(operands, trial.choice, timer) for trial in tried[:FINALISTS] if trial.timing
         ]
-        found.append(min(timed or tried, key=_time))
+        best = min(timed or tried, key=_time)
+        found.append(best._replace(reason=best.reason or tried[0].reason))
     return sorted(found, key=_time)
 
 
 def _tried(
     operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool
 ) -> list[Trial]:
+    if backend == "cusparselt":
+        return _algorithms(operands, timed)
     done = [timed(operands, Choice(backend, COST_MODEL if backend == "sparse24" else 0))]
     if done[0].timing is None or backend == "dense":
-        return done
-    if backend == "cusparselt":  # its search call of torch 2.11 crashes: ask for each by number
-        failed = 0
-        while failed < 3 and len(done) < MOST_ALGORITHMS:  # some do not take some shapes
-            done.append(timed(operands, Choice(backend, len(done))))
-            failed = failed + 1 if done[-1].timing is None else 0
         return done
     for tile in count() if plans and operands.packed[0].backend == "sm90" else ():
         found = [
@@ -192,6 +188,22 @@ def _tried(
             break
         done += found
     return done
+
+
+def _algorithms(operands: Operands, timed: Callable[..., Trial]) -> list[Trial]:
+    """cuSPARSELt by each number that is known to finish (torch 2.11's own search crashes)."""
+    problem, none = operands.problem, Choice("cusparselt", 0)
+    element, out = DTYPES[problem.element], DTYPES[problem.out_type]
+    try:
+        refuse_cusparselt(operands.weight, out)
+    except Unsupported as error:
+        return [Trial(none, None, str(error))]
+    known, done = algorithms.known(element, out, operands.weight.get_device()), []
+    for number in known.finishing:
+        with known.watched(number, f"at {problem.key()}"):
+            trial = timed(operands, Choice("cusparselt", number))
+        done.append(trial._replace(reason=trial.reason or known.left_out))
+    return done or [Trial(none, None, f"no algorithm finishes: {known.left_out}")]
 
 
 def _timed(operands: Operands, choice: Choice, timer: Timer) -> Trial:
