@@ -4,6 +4,7 @@ Prints the time of each that finishes, and of each other why it is no candidate.
 """
 
 import argparse
+import faulthandler
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +23,7 @@ SIZES = ((1024, 8192, 1024), (512, 64, 4096))
 PAIRS = ("float16:float16", "bfloat16:bfloat16", "int8:float16", "float8_e4m3fn:float16")
 SOILED = (1 << 12,) * 512 + (1 << 19,) * 16 + (1 << 21,) * 32 + (1 << 28,)
 CALLS = 4  # of a graph
+MOST_SECONDS = 60  # of a number; then the process ends, though who asked may be gone
 ERROR = 0.01  # of the whole result; a 16-bit one errs by 0.003
 
 
@@ -105,7 +107,9 @@ def answer(element: torch.dtype, out: torch.dtype) -> None:
     torch.cuda.synchronize()
     print("ready", flush=True)
     for line in sys.stdin:
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
         print("done", verdict(int(line), products), flush=True)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def table(element: torch.dtype, out: torch.dtype, device: int) -> None:

@@ -22,7 +22,8 @@ OURS = {
 }
 METHOD = (
     f"CUDA graphs over operands rotated through {bench.ROTATE_BYTES >> 20} MiB, random "
-    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm"
+    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm "
+    "that finishes"
 )
 Asked = dict[str, tuple[AnyProblem, tuple[str, ...]]]
 

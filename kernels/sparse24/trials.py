@@ -1,6 +1,7 @@
 """Every candidate of a product, timed on random operands."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -192,23 +193,34 @@ def _tried(
 
 def _algorithms(operands: Operands, timed: Callable[..., Trial]) -> list[Trial]:
     """cuSPARSELt by each number that is known to finish (torch 2.11's own search crashes)."""
-    problem, none = operands.problem, Choice("cusparselt", 0)
-    element, out = DTYPES[problem.element], DTYPES[problem.out_type]
     try:
-        refuse_cusparselt(operands.weight, out)
+        refuse_cusparselt(operands.weight, DTYPES[operands.problem.out_type])
     except Unsupported as error:
-        return [Trial(none, None, str(error))]
-    known, done = algorithms.known(element, out, operands.weight.get_device()), []
-    for number in known.finishing:
-        with known.watched(number, f"at {problem.key()}"):
-            trial = timed(operands, Choice("cusparselt", number))
-        done.append(trial._replace(reason=trial.reason or known.left_out))
-    return done or [Trial(none, None, f"no algorithm finishes: {known.left_out}")]
+        return [Trial(Choice("cusparselt", 0), None, str(error))]
+    known = _known(operands)
+    done = [timed(operands, Choice("cusparselt", number)) for number in known.finishing]
+    if not done:
+        reason = f"no algorithm finishes: {known.left_out}"
+        return [Trial(Choice("cusparselt", 0), None, reason)]
+    return [trial._replace(reason=trial.reason or known.left_out) for trial in done]
+
+
+def _known(operands: Operands) -> algorithms.Algorithms:
+    types = operands.problem.element, operands.problem.out_type
+    return algorithms.known(*(DTYPES[number] for number in types), operands.weight.get_device())
+
+
+def _watched(operands: Operands, choice: Choice) -> AbstractContextManager[None]:
+    """What ends the process if an algorithm of cuSPARSELt does not finish at this size."""
+    if choice.backend != "cusparselt":
+        return nullcontext()
+    return _known(operands).watched(choice.number, f"at {operands.problem.key()}")
 
 
 def _timed(operands: Operands, choice: Choice, timer: Timer) -> Trial:
     try:
-        return Trial(choice, timer(operands.calls(choice)))
+        with _watched(operands, choice):
+            return Trial(choice, timer(operands.calls(choice)))
     except (Unsupported, RuntimeError) as error:
         if isinstance(error, BenchError):
             raise
