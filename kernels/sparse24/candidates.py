@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as dense_linear
 
-from . import ops, reference
+from . import bench, ops, reference
 from .seam import COST_MODEL, DTYPES
 from .weight import SparseWeight
 
@@ -59,7 +59,7 @@ def copy_for(backend: str, weight: Tensor) -> Tensor | None:
     if backend == "dense":
         return weight if weight.dim() == 2 else weight.contiguous(memory_format=torch.channels_last)
     if backend == "cusparselt":
-        refuse_cusparselt(*weight.shape, weight.dtype)
+        refuse_cusparselt(weight)
         return torch._cslt_compress(weight)
     return None
 
@@ -81,13 +81,18 @@ def ours(x: Tensor, w: SparseWeight, finish: Finish, plan: int = COST_MODEL) -> 
     return product(x, w.packed, bias, residual, scale, *sizes, *numbers, w.sparse, plan)
 
 
-def refuse_cusparselt(rows: int, columns: int, dtype: torch.dtype) -> None:
-    """Raise Unsupported for a weight that cuSPARSELt does not take, as torch gives the sizes."""
+def refuse_cusparselt(weight: Tensor, out: torch.dtype | None = None) -> None:
+    """Raise Unsupported for what cuSPARSELt does not take, as torch gives sizes and types."""
+    dtype, (rows, columns) = weight.dtype, weight.shape
     least = 16 if dtype.itemsize == 2 else 32
     if rows % least or columns % least:
         raise Unsupported(
             f"cuSPARSELt takes {dtype} weights in multiples of {least}, not [{rows}, {columns}]"
         )
+    if out not in (None, *CUSPARSELT_OUTPUTS[dtype]):
+        raise Unsupported(f"cuSPARSELt gives no {out} of {dtype}, as torch calls it")
+    if not (weight.is_cuda and bench.has_cusparselt()):
+        raise Unsupported(f"there is no cuSPARSELt in this torch for {weight.device.type}")
 
 
 def _dense(x: Tensor, weight: Tensor, finish: Finish) -> Tensor:
@@ -119,8 +124,6 @@ def _one(device: torch.device) -> Tensor:
 def _cusparselt(x: Tensor, copy: Tensor, finish: Finish, algorithm: int) -> Tensor:
     bias, residual, scale, out_type, *numbers = finish
     out = DTYPES[out_type]
-    if out not in CUSPARSELT_OUTPUTS[x.dtype]:
-        raise Unsupported(f"cuSPARSELt gives no {out} of {x.dtype}, as torch calls it")
     within = bias if bias is not None and bias.dtype == out == x.dtype else None
     alpha = scale if x.dtype == torch.int8 and out != torch.int32 else None
     named = None if out == x.dtype else out  # torch refuses even the same, of 16 bits

@@ -58,16 +58,18 @@ class Case:
         return reference.sums(x, weight, precision)
 
     def dense_sums(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x @ weight^T in float32 by the dense library of the device."""
+        """x @ weight^T in float32 by the dense library of the device, on its tensor cores.
+
+        The operands are filled with zeros to sizes that its tensor-core kernels take. Others it
+        computes on other units, whose float32 sums err less: by 2 to 11 times, of 8 tokens or of
+        columns that are no multiple of 8 on an H100; how we sum is not to be compared with that.
+        """
         if not x.is_cuda or x.dtype == torch.int8:
             return reference.sums(x, weight)
+        tokens, rows = len(x), len(weight)
+        x, weight = filled(x, 128), filled(weight, 64)
         if x.dtype != torch.float8_e4m3fn:
-            return torch.mm(x, weight.T, out_dtype=torch.float32)
-        tokens, rows = len(x), len(weight)  # its dense product takes multiples of 16 alone
-        x, weight = (
-            pad(t.view(torch.int8), (0, -t.shape[1] % 16, 0, -t.shape[0] % 16)).view(t.dtype)
-            for t in (x.contiguous(), weight)
-        )
+            return torch.mm(x, weight.T, out_dtype=torch.float32)[:tokens, :rows]
         one = torch.ones((), device=x.device)
         formats = {"out_dtype": torch.float32, "use_fast_accum": True}
         return torch._scaled_mm(x, weight.T, one, one, **formats)[:tokens, :rows]
@@ -126,6 +128,15 @@ def finish_of(pick: random.Random, dtype: torch.dtype, out: torch.dtype) -> dict
         "gain": 1.0 if bare else pick.choice([1.0, 1.0, 0.375]),
         "extra": pick.choice([0, 0, 16, 48]),
     }
+
+
+def filled(values: Tensor, step: int) -> Tensor:
+    """The values with zeros behind them, to a multiple of `step` rows and of 64 columns."""
+    raw = values.contiguous()
+    if values.dtype.itemsize == 1:  # not every torch pads float8
+        raw = raw.view(torch.int8)
+    rows, columns = values.shape
+    return pad(raw, (0, -columns % 64, 0, -rows % step)).view(values.dtype)
 
 
 def poisoned(values: Tensor, extra: int = 0) -> Tensor:

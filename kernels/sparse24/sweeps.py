@@ -22,7 +22,8 @@ OURS = {
 }
 METHOD = (
     f"CUDA graphs over operands rotated through {bench.ROTATE_BYTES >> 20} MiB, random "
-    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm"
+    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm "
+    "that finishes"
 )
 Asked = dict[str, tuple[AnyProblem, tuple[str, ...]]]
 
@@ -133,6 +134,7 @@ def _told(trial: Trial) -> dict[str, Any]:
     told = {name: round(value, 3) for name, value in trial.timing._asdict().items()}
     if trial.choice.backend == "cusparselt":
         told["algorithm"] = trial.choice.number
+        told["left_out"] = trial.reason  # of the other numbers, and why
     elif trial.choice.backend == "sparse24" and trial.choice.number >= 0:
         told["plan"] = Plan.of(trial.choice.number)._asdict()
     return told

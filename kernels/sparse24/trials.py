@@ -1,6 +1,7 @@
 """Every candidate of a product, timed on random operands."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -8,15 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from . import bench, draw
+from . import algorithms, bench, draw
 from .bench import BenchError, Call, Timer, Timing
-from .candidates import Choice, Finish, Unsupported, copy_for, run
+from .candidates import Choice, Finish, Unsupported, copy_for, refuse_cusparselt, run
 from .seam import ACTIVATIONS, COST_MODEL, DTYPES, Plan
 from .weight import PackedWeight, SparseWeight, pack
 
 BACKENDS = ("sparse24", "cusparselt", "dense")
 FINALISTS = 3
-MOST_ALGORITHMS = 64  # of cuSPARSELt, whose numbers end only where it refuses one
 NO_TILE = "there is no tile of this number"  # csrc/sm90_launch.cuh's words
 CLUSTERS = ((1, 1), (2, 1), (1, 2))
 RASTERS = (0, 4, 16)
@@ -104,7 +104,7 @@ def kind(problem: AnyProblem) -> str:
 
 
 class Trial(NamedTuple):
-    """A candidate and its time, or why it has none."""
+    """A candidate and its time, or why it has none; with a time, what its search left out."""
 
     choice: Choice
     timing: Timing | None
@@ -166,21 +166,18 @@ def trials(
         timed = [
             _timed(operands, trial.choice, timer) for trial in tried[:FINALISTS] if trial.timing
         ]
-        found.append(min(timed or tried, key=_time))
+        best = min(timed or tried, key=_time)
+        found.append(best._replace(reason=best.reason or tried[0].reason))
     return sorted(found, key=_time)
 
 
 def _tried(
     operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool
 ) -> list[Trial]:
+    if backend == "cusparselt":
+        return _algorithms(operands, timed)
     done = [timed(operands, Choice(backend, COST_MODEL if backend == "sparse24" else 0))]
     if done[0].timing is None or backend == "dense":
-        return done
-    if backend == "cusparselt":  # its search call of torch 2.11 crashes: ask for each by number
-        failed = 0
-        while failed < 3 and len(done) < MOST_ALGORITHMS:  # some do not take some shapes
-            done.append(timed(operands, Choice(backend, len(done))))
-            failed = failed + 1 if done[-1].timing is None else 0
         return done
     for tile in count() if plans and operands.packed[0].backend == "sm90" else ():
         found = [
@@ -194,9 +191,36 @@ def _tried(
     return done
 
 
+def _algorithms(operands: Operands, timed: Callable[..., Trial]) -> list[Trial]:
+    """cuSPARSELt by each number that is known to finish (torch 2.11's own search crashes)."""
+    try:
+        refuse_cusparselt(operands.weight, DTYPES[operands.problem.out_type])
+    except Unsupported as error:
+        return [Trial(Choice("cusparselt", 0), None, str(error))]
+    known = _known(operands)
+    done = [timed(operands, Choice("cusparselt", number)) for number in known.finishing]
+    if not done:
+        reason = f"no algorithm finishes: {known.left_out}"
+        return [Trial(Choice("cusparselt", 0), None, reason)]
+    return [trial._replace(reason=trial.reason or known.left_out) for trial in done]
+
+
+def _known(operands: Operands) -> algorithms.Algorithms:
+    types = operands.problem.element, operands.problem.out_type
+    return algorithms.known(*(DTYPES[number] for number in types), operands.weight.get_device())
+
+
+def _watched(operands: Operands, choice: Choice) -> AbstractContextManager[None]:
+    """What ends the process if an algorithm of cuSPARSELt does not finish at this size."""
+    if choice.backend != "cusparselt":
+        return nullcontext()
+    return _known(operands).watched(choice.number, f"at {operands.problem.key()}")
+
+
 def _timed(operands: Operands, choice: Choice, timer: Timer) -> Trial:
     try:
-        return Trial(choice, timer(operands.calls(choice)))
+        with _watched(operands, choice):
+            return Trial(choice, timer(operands.calls(choice)))
     except (Unsupported, RuntimeError) as error:
         if isinstance(error, BenchError):
             raise

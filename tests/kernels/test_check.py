@@ -1,9 +1,12 @@
 """The random cases hold on the CPU, and catch what they are there to catch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sparse24 import check, conv_layout, ops
+from sparse24 import check, conv_layout, draw, ops
+from sparse24.cases import filled, operands, poisoned
 from sparse24.conv_cases import conv_case_of
 from sparse24.seam import COST_MODEL, ELEMENTS, OUTPUTS, SM80
 
@@ -77,3 +80,42 @@ def test_a_wrong_kernel_is_caught(monkeypatch, fault) -> None:
     _, failed = check.sweep(range(40), "cpu")
     # a third of the cases have no bias; the float8 copy leaves int8 and int32 alone
     assert len(failed) > 15
+
+
+@pytest.mark.parametrize(("bits", "holds"), [(13, True), (10, False)])
+@pytest.mark.parametrize("columns", [8, 64, 956])
+def test_the_bound_of_e4m3_is_that_of_sums_of_13_bits(bits, holds, columns) -> None:
+    case = next(c for c in map(check.case_of, range(999)) if c.dtype == torch.float8_e4m3fn)
+    bare = {"bias": None, "residual": False, "scale": False, "activation": None, "gain": 1.0}
+    # 956: where a bound without the root of the columns failed, of ours and of cuBLAS' sums
+    case = replace(
+        case, tokens=128, rows=96, columns=columns, out=torch.float32, sparse=True, **bare
+    )
+    given = operands(case, "cpu")
+    exact = case.sums(given["x"], given["weight"], torch.float64)
+    excess = (truncated(given["x"], given["weight"], bits) - exact).abs()
+    assert bool((excess <= check.bound(case, given, exact)).all()) == holds
+
+
+def truncated(x: torch.Tensor, weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """x @ weight^T as Hopper's e4m3 instructions sum: 64 columns of 2:4 aligned to the largest."""
+    total = torch.zeros(1, len(x), len(weight), dtype=torch.float64)
+    for a, b in zip(x.double().T.split(64), weight.double().T.split(64), strict=True):
+        terms = torch.cat([total, a[:, :, None] * b[:, None, :]])
+        largest = terms.abs().amax(0).clamp_min(1e-300)
+        step = torch.exp2(largest.log2().floor() - bits)
+        total = ((terms / step).trunc() * step).sum(0, keepdim=True)
+    return total[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+def test_operands_are_filled_to_what_tensor_cores_take_without_another_product(dtype) -> None:
+    x, weight = draw.operand(8, 568, dtype, 1), draw.operand(676, 568, dtype, 2)
+    wide, tall = filled(poisoned(x, 16), 128), filled(weight, 64)
+    # 568 columns and 676 rows to multiples of 64, 8 tokens to one of 128
+    assert (wide.shape, tall.shape) == ((128, 576), (704, 576))
+    assert wide.dtype == tall.dtype == dtype
+    found, wanted = wide.double() @ tall.double().T, x.double() @ weight.double().T
+    torch.testing.assert_close(found[:8, :676], wanted)
+    assert not found[8:].any()
+    assert not found[:, 676:].any()

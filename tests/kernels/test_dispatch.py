@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import sparse24
-from sparse24 import build, candidates, dispatch, draw, trials
+from sparse24 import build, candidates, dispatch, draw, sweeps, trials
+from sparse24.algorithms import Algorithms
 from sparse24.bench import BenchError, Timing
 from sparse24.candidates import Choice
 from sparse24.conv_trials import ConvProblem
@@ -120,33 +121,38 @@ def test_a_backend_that_cannot_says_why() -> None:
 
 
 @pytest.fixture
-def cusparselt(monkeypatch) -> None:
-    """A cuSPARSELt that takes whatever it is given."""
+def cusparselt(monkeypatch, tmp_path) -> Algorithms:
+    """A cuSPARSELt that takes whatever it is given, of which nothing is known."""
+    known = Algorithms(tmp_path / "known.json")
     monkeypatch.setattr(trials, "copy_for", lambda backend, weight: weight)
+    monkeypatch.setattr(trials, "refuse_cusparselt", lambda weight, out: None)
+    monkeypatch.setattr(trials.algorithms, "known", lambda *types: known)
     monkeypatch.setattr(candidates, "_cusparselt", lambda x, *_: x)
+    return known
 
 
-def test_every_algorithm_of_cusparselt_is_tried_until_three_fail(cusparselt) -> None:
+def test_every_algorithm_that_finishes_is_tried_and_no_other(cusparselt) -> None:
+    cusparselt.keep({0: "", 1: "", 2: "does not finish", 3: "", 4: "does not finish"})
     tried = []
 
     def times(choice: Choice, tokens: int) -> float | None:
         if choice.backend == "cusparselt":
             tried.append(choice.number)
-            # 2 does not take the shape; there are none from 5 on
-            return None if choice.number == 2 or choice.number > 4 else 10.0 - choice.number
+            return None if choice.number == 1 else 10.0 - choice.number  # 1: not of this shape
         return 50.0
 
     found = trials.trials(Problem(16, OUT, IN, 0, 0), torch.device("cpu"), Clock(times))
-    assert sorted(set(tried)) == list(range(8))
-    assert found[0].choice == Choice("cusparselt", 4)
+    assert sorted(set(tried)) == [0, 1, 3]
+    assert found[0].choice == Choice("cusparselt", 3)
+    assert found[0].reason == "2, 4: does not finish"
+    assert sweeps._told(found[0])["left_out"] == "2, 4: does not finish"
 
 
-def test_the_search_of_algorithms_ends_though_the_library_refuses_none(cusparselt) -> None:
-    def times(choice: Choice, tokens: int) -> float:
-        return 100.0 - choice.number if choice.backend == "cusparselt" else 50.0
-
-    found = trials.trials(Problem(16, OUT, IN, 0, 0), torch.device("cpu"), Clock(times))
-    assert found[0].choice == Choice("cusparselt", trials.MOST_ALGORITHMS - 1)
+def test_a_library_of_which_nothing_finishes_says_so(cusparselt) -> None:
+    cusparselt.keep({0: "does not finish", 1: "does not finish"})
+    found = trials.trials(Problem(16, OUT, IN, 0, 0), torch.device("cpu"), Clock(crossing))
+    assert found[-1].timing is None
+    assert found[-1].reason == "no algorithm finishes: 0-1: does not finish"
 
 
 def test_tiles_are_tried_to_the_last_though_none_of_the_first_fits() -> None:
