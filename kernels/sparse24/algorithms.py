@@ -1,7 +1,7 @@
 """Which algorithms of cuSPARSELt finish: asked of child processes once per device, and kept.
 
-Some of float16 wait for ever where their workspace was in use before (number 15 on an H100, of
-cuSPARSELt 0.8.0, in a CUDA graph). Nothing in a process can end a kernel that waits; so each number
+Some of float16 finish when called and wait for ever when a CUDA graph replays them (number 15 on an
+H100, of cuSPARSELt 0.8.0). Nothing in a process can end a kernel that waits; so each number
 first runs in a child (cusparselt.py), which is killed if it falls silent.
 """
 
@@ -26,8 +26,8 @@ from .bench import BenchError
 NUMBERS = range(64)  # asked about: torch 2.11 does not tell how many the library has
 CHILDREN = 4  # at once, as a start takes seconds
 START_SECONDS = 120.0  # until a child is ready: it imports torch, perhaps from a slow disk
-QUIET_SECONDS = 10.0  # between two lines of a child; a step takes well under one
-MOST_HANGS = 8  # then the numbers left are not asked: this bounds the GPU's time
+QUIET_SECONDS = 6.0  # between two lines of a child; a step takes well under one
+MOST_HANGS = 4  # then the numbers left are not asked: this bounds the GPU's time
 TRIAL_SECONDS = 60.0  # of a quick timing, which takes well under one
 
 Verdicts = dict[int, str]  # of each number why it is no candidate; empty if it is one

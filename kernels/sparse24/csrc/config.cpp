@@ -4,12 +4,14 @@
 namespace sparse24 {
 namespace {
 
-constexpr double kClock = 1.75e9;           // Hz under load
-constexpr double kSharedBytesPerClock = 128;  // the port that operands, fills and stores share
-constexpr double kL2BytesPerClock = 45;     // per multiprocessor
+constexpr double kClock = 1.9e9;           // Hz under load
+constexpr double kSharedBytesPerClock = 134;  // the port that operands, fills and stores share
+constexpr double kFillBytesPerClock = 45;   // that copies bring, shared over a cluster or not
 constexpr double kLaunchSeconds = 3e-6;
-constexpr double kTileClocks = 800;         // to the last product's end and the first part's store
-constexpr double kSumClocks = 14;           // of finishing one sum of each thread
+constexpr double kTileClocks = 1300;        // to the last product's end and the first part's store
+constexpr double kSumClocks = 8;             // of finishing one sum of each thread
+constexpr double kWideClocks = 4500;        // more of a tile whose sums leave few registers
+constexpr double kClusterFactor = 1.08;     // of the main loop where blocks wait for each other
 constexpr double kTurnClocks = 200;         // from one warpgroup's last product to the other's first
 
 }  // namespace
@@ -26,15 +28,17 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
   const double issue = tile.tokens / 2.0;
   const double weight_bytes = block_bytes(size, sparse) * (tile.rows() / 64.0);
   const double token_bytes = tile.tokens * 128.0;
-  const int products = tile.warpgroups * tile.row_steps * steps;
+  const int products = tile.rows() / 64 * steps;
   const double port = (products * operands + weight_bytes + token_bytes) / kSharedBytesPerClock;
-  const double l2 = (weight_bytes / plan.cluster_n + token_bytes / plan.cluster_m) / kL2BytesPerClock;
+  const double fill = (weight_bytes + token_bytes) / kFillBytesPerClock;
   double clocks = products * issue;
   if (port > clocks) clocks = port;
-  if (l2 > clocks) clocks = l2;
+  if (fill > clocks) clocks = fill;
+  if (blocks > 1) clocks *= kClusterFactor;
   const double stores = tile.rows() * tile.tokens * 2 * 2 / kSharedBytesPerClock;  // in and out of staging
   const double main = k_blocks * clocks + stores;
-  const double finish = kTileClocks + kSumClocks * tile.row_steps * tile.tokens / 2;
+  double finish = kTileClocks + kSumClocks * tile.row_steps * tile.tokens / 2;
+  if (tile.is_wide()) finish += kWideClocks;
   double tile_clocks = main + finish;
   if (tile.by_turns) {  // one warpgroup finishes while the other multiplies
     tile_clocks = main + kTurnClocks;
