@@ -42,7 +42,37 @@ def graph_time(
     calls: Sequence[Call], repeats: int = REPEATS, least_seconds: float = LEAST_SECONDS
 ) -> Timing:
     """The time of one of the calls, each of them with other operands, replayed as a CUDA graph."""
+    return graph_times([calls], repeats, least_seconds)[0]
+
+
+def graph_times(
+    candidates: Sequence[Sequence[Call]],
+    repeats: int = REPEATS,
+    least_seconds: float = LEAST_SECONDS,
+) -> list[Timing]:
+    """The times of several candidates, whose repeats are taken in turn.
+
+    So all of them meet the same clock: under load the card lowers it, by a quarter within seconds,
+    and who is measured first would win.
+    """
     require_gpu()
+    replays = [_replay(calls, repeats, least_seconds) for calls in candidates]
+    times = [[replay() * 1e6 for replay in replays] for _ in range(repeats)]
+    return [Timing(median(each), min(each), max(each)) for each in zip(*times, strict=True)]
+
+
+def glance(timer: Timer) -> Timer:
+    """A quick form of `graph_time`, to see which candidates deserve it; others as they are."""
+    return partial(graph_time, repeats=1, least_seconds=5e-4) if timer is graph_time else timer
+
+
+def in_turn(timer: Timer) -> Callable[[Sequence[Sequence[Call]]], list[Timing]]:
+    """The form of `graph_time` for several candidates; of others, one candidate after the other."""
+    return graph_times if timer is graph_time else lambda many: [timer(calls) for calls in many]
+
+
+def _replay(calls: Sequence[Call], repeats: int, least_seconds: float) -> Callable[[], float]:
+    """What replays the calls for the least time and returns the seconds of one."""
     graph = captured(calls)
     graph.replay()
     seconds = _elapsed(graph, 1)
@@ -52,13 +82,7 @@ def graph_time(
         graph.replay()
         seconds = _elapsed(graph, 1)
     rounds = max(1, int(least_seconds / max(seconds, 1e-7)) + 1)
-    times = sorted(_elapsed(graph, rounds) / rounds / len(calls) * 1e6 for _ in range(repeats))
-    return Timing(median(times), times[0], times[-1])
-
-
-def glance(timer: Timer) -> Timer:
-    """A quick form of `graph_time`, to see which candidates deserve it; others as they are."""
-    return partial(graph_time, repeats=1, least_seconds=5e-4) if timer is graph_time else timer
+    return lambda: _elapsed(graph, rounds) / rounds / len(calls)
 
 
 def captured(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:

@@ -4,10 +4,11 @@
 
 Everything around x, the residual and (through the allocator) the result is poisoned with NaN, so a
 kernel that reads or leaves what it should not shows. Each case asks four things: every element is
-within the bound of its own sum; the error as a whole is at most 1.2 times that of the dense
-library with the same epilogue in float32; a second run, a run of some of the rows alone and one
-of the public function, of a tensor with other strides, are equal bit by bit; packing on the
-device gives the bytes of layout.py.
+within the bound of its own sum; the error as a whole is at most 3 times that of the dense library
+with the same epilogue in float32; a second run, a run of some of the rows alone and one of the
+public function, of a tensor with other strides, are equal bit by bit; packing on the device gives
+the bytes of layout.py. All cases of a pair of types together err at most 1.2 times as the library
+does: in a single one it may have split the sum, which errs less, where ours never are split.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from .cases import Case, case_of, operands
 from .conv_cases import conv_case_of
 from .seam import ACTIVATIONS, COST_MODEL, SM80, Plan
 
-RATIO = 1.2  # of our error to the dense library's
+# of our error to the dense library's: in a case, and in all of a pair of types, if they are enough
+MOST_RATIO, RATIO, ENOUGH = 3.0, 1.2, 30
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def _errors(case: Case, given: dict, found: Tensor, problems: list[str]) -> tupl
     dense = reference.stored(reference.epilogue(case.dense_sums(x, weight), **extras), case.out)
     size = exact.square().sum().clamp_min(1e-30)
     ours, theirs = ((t.double() - exact).square().sum() / size for t in (found, dense))
-    if found.numel() >= 4096 and ours > RATIO**2 * theirs:
+    rounding = (torch.finfo(case.out).eps / 2) ** 2 if case.out.is_floating_point else 0.0
+    if found.numel() >= 4096 and ours > max(MOST_RATIO**2 * theirs, rounding):
         problems.append(f"error is {float(ours / theirs) ** 0.5:.3g} times the dense library's")
     return float(ours), float(theirs)
 
@@ -150,10 +153,15 @@ def sweep(
             (sum(getattr(r, name) for r in results) / len(results)) ** 0.5
             for name in ("error", "dense_error")
         )
+        types = [str(each).removeprefix("torch.") for each in (dtype, out)]
+        if ours > RATIO * theirs:
+            failed.append(
+                f"{' to '.join(types)}: {ours / theirs:.3g} times the dense library's error"
+            )
         rows.append(
             {
-                "dtype": str(dtype).removeprefix("torch."),
-                "out": str(out).removeprefix("torch."),
+                "dtype": types[0],
+                "out": types[1],
                 "cases": len(results),
                 "failed": sum(bool(r.problems) for r in results),
                 "error": ours,

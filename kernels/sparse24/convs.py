@@ -14,7 +14,7 @@ from . import sweeps
 from .conv_trials import ConvProblem
 from .geometry import Geometry
 from .seam import TYPES
-from .trials import Problem, Trial
+from .trials import Asked, Problem, Trial
 
 
 class Shape(NamedTuple):
@@ -36,8 +36,8 @@ class Shape(NamedTuple):
         return Geometry.of((self.r, self.s), self.stride, self.padding)
 
 
-def problems(shape: Shape, dtype: str) -> sweeps.Asked:
-    """What is measured of a shape, by name: a problem and the backends that are asked."""
+def problems(shape: Shape, dtype: str) -> dict[str, Asked]:
+    """What is measured of a shape, by name."""
     kind = getattr(torch, dtype)
     element, geometry = TYPES[kind], shape.geometry()
     n, c, k, h, w, *_ = shape
@@ -47,11 +47,11 @@ def problems(shape: Shape, dtype: str) -> sweeps.Asked:
     full, asked = image, {}
     if geometry.is_pointwise and shape.groups == 1:
         full = Problem(n * h * w, k, c, element, **finish)
-        asked["as an image"] = (image, ("dense",))
+        asked["as an image"] = Asked(image, ("dense",))
     return asked | {
-        "same result": (full, ("sparse24", "dense")),
-        "dense mode": (full._replace(sparse=False), ("sparse24",)),
-        "untuned": (full, ("sparse24",)),
+        "same result": Asked(full, ("sparse24", "dense")),
+        "dense mode": Asked(full._replace(sparse=False), ("sparse24",)),
+        "untuned": Asked(full, ("sparse24",), plans=False),
     }
 
 

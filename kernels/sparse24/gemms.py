@@ -11,7 +11,7 @@ import torch
 
 from . import sweeps
 from .seam import DTYPES, TYPES
-from .trials import Problem, Trial
+from .trials import Asked, Problem, Trial
 
 
 class Shape(NamedTuple):
@@ -22,8 +22,8 @@ class Shape(NamedTuple):
     k: int
 
 
-def problems(shape: Shape, dtype: str) -> sweeps.Asked:
-    """What is measured of a shape, by name: a problem and the backends that are asked."""
+def problems(shape: Shape, dtype: str) -> dict[str, Asked]:
+    """What is measured of a shape, by name."""
     m, n, k = shape
     kind = getattr(torch, dtype)
     element, half = TYPES[kind], TYPES[torch.float16]
@@ -31,12 +31,12 @@ def problems(shape: Shape, dtype: str) -> sweeps.Asked:
     full = full._replace(scale=True) if dtype == "int8" else full
     full = full._replace(bias=True) if kind.itemsize == 2 else full
     asked = {
-        "same result": (full, ("sparse24", "cusparselt", "dense")),
-        "dense mode": (full._replace(sparse=False), ("sparse24",)),
-        "untuned": (full, ("sparse24",)),
+        "same result": Asked(full, ("sparse24", "cusparselt", "dense")),
+        "dense mode": Asked(full._replace(sparse=False), ("sparse24",)),
+        "untuned": Asked(full, ("sparse24",), plans=False),
     }
     if dtype == "int8":  # the library's own result, int32 and nothing behind it
-        asked["bare sums"] = (Problem(n, m, k, element, TYPES[torch.int32]), ("dense",))
+        asked["bare sums"] = Asked(Problem(n, m, k, element, TYPES[torch.int32]), ("dense",))
     return asked
 
 

@@ -12,7 +12,7 @@ import torch
 from . import bench, build
 from .candidates import OURS as OUR_CHOICE
 from .seam import ELEMENTS, Plan
-from .trials import AnyProblem, Operands, Trial, trials
+from .trials import AnyProblem, Asked, Operands, Trial, trials_of
 
 # what our own times are called in the file, by what is asked
 OURS = {
@@ -22,10 +22,9 @@ OURS = {
 }
 METHOD = (
     f"CUDA graphs over operands rotated through {bench.ROTATE_BYTES >> 20} MiB, random "
-    f"values, median of {bench.REPEATS} with least and most; the best of every algorithm "
-    "that finishes"
+    f"values, median of {bench.REPEATS} with least and most, taken in turn with the others'; "
+    "the best of every algorithm that finishes"
 )
-Asked = dict[str, tuple[AnyProblem, tuple[str, ...]]]
 
 
 class Benchmark(NamedTuple):
@@ -34,7 +33,7 @@ class Benchmark(NamedTuple):
     what: str
     shape: type  # a NamedTuple of sizes, the columns of the csv file
     dtypes: tuple[str, ...]  # those that are measured unless others are asked for
-    problems: Callable[[Any, str], Asked]  # of a shape and a type: problems and backends, by name
+    problems: Callable[[Any, str], dict[str, Asked]]  # of a shape and a type, by name
     label: Callable[[str, AnyProblem, Trial], str]  # of a problem's name, itself and a trial
 
     def shapes_of(self, path: Path, only: Sequence[str]) -> list[Any]:
@@ -63,10 +62,11 @@ class Benchmark(NamedTuple):
     def row(self, shape: Any, dtype: str, device: torch.device) -> dict[str, Any]:
         """The times of a shape and type, in microseconds with their spread, and the clock."""
         asked, found = self.problems(shape, dtype), {}
-        for name, (problem, backends) in asked.items():
-            for trial in trials(problem, device, backends=backends, plans=name != "untuned"):
-                found[self.label(name, problem, trial)] = _told(trial)
-        load = bench.under_load(Operands(asked["untuned"][0], device).calls(OUR_CHOICE))
+        for (name, (problem, *_)), results in zip(
+            asked.items(), trials_of(list(asked.values()), device), strict=True
+        ):
+            found |= {self.label(name, problem, trial): _told(trial) for trial in results}
+        load = bench.under_load(Operands(asked["untuned"].problem, device).calls(OUR_CHOICE))
         return shape._asdict() | {"dtype": dtype, "found": found} | load
 
     def main(self, description: str) -> None:

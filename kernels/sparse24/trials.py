@@ -1,7 +1,7 @@
 """Every candidate of a product, timed on random operands."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -134,7 +134,7 @@ class Operands:
         """One call for each set, by one candidate."""
         if choice.backend not in self._copies:
             first = copy_for(choice.backend, self.weight)
-            self._copies = {choice.backend: [_clone(first) for _ in range(self.sets)]}
+            self._copies[choice.backend] = [_clone(first) for _ in range(self.sets)]
         problem = self.problem
         numbers = problem.out_type, problem.activation, 1.0, 1.0
         copies = self._copies[choice.backend]
@@ -147,28 +147,58 @@ class Operands:
         return self.bias, residual, self.scale, *numbers
 
 
+class Asked(NamedTuple):
+    """A problem, who is asked for it (all that can, if None), and all of our plans or one."""
+
+    problem: AnyProblem
+    backends: tuple[str, ...] | None = None
+    plans: bool = True
+
+
 def trials(
     problem: AnyProblem,
     device: torch.device,
     timer: Timer = bench.graph_time,
     backends: tuple[str, ...] | None = None,
-    plans: bool = True,
 ) -> list[Trial]:
     """The best of each backend, the fastest first; a backend that cannot says why, at the end.
 
-    All candidates are timed once in short, then the FINALISTS of each backend at length; `plans`:
-    all of ours, not the cost model's alone. BenchError if the GPU is lost on the way.
+    BenchError if the GPU is lost on the way.
     """
-    operands, found = Operands(problem, device), []
-    for backend in backends or problem.backends:
-        quick = partial(_timed, timer=bench.glance(timer))
-        tried = sorted(_tried(operands, backend, quick, plans), key=_time)
-        timed = [
-            _timed(operands, trial.choice, timer) for trial in tried[:FINALISTS] if trial.timing
-        ]
+    return trials_of([Asked(problem, backends)], device, timer)[0]
+
+
+def trials_of(
+    asked: Sequence[Asked], device: torch.device, timer: Timer = bench.graph_time
+) -> list[list[Trial]]:
+    """The same of several problems.
+
+    All candidates are timed once in short, then the FINALISTS of each backend at length, those of
+    all the problems in turn.
+    """
+    operands, quick = {}, partial(_timed, timer=bench.glance(timer))
+    entries = []  # which was asked, what a backend's candidates showed, and its finalists
+    for index, (problem, backends, plans) in enumerate(asked):
+        if problem not in operands:
+            operands[problem] = Operands(problem, device)
+        for backend in backends or problem.backends:
+            tried = sorted(_tried(operands[problem], backend, quick, plans), key=_time)
+            finals = [(operands[problem], t.choice) for t in tried[:FINALISTS] if t.timing]
+            entries.append((index, tried, finals))
+    timings = iter(_in_turn([final for *_, finals in entries for final in finals], timer))
+    found: list[list[Trial]] = [[] for _ in asked]
+    for index, tried, finals in entries:
+        timed = [Trial(choice, next(timings)) for _, choice in finals]
         best = min(timed or tried, key=_time)
-        found.append(best._replace(reason=best.reason or tried[0].reason))
-    return sorted(found, key=_time)
+        found[index].append(best._replace(reason=best.reason or tried[0].reason))
+    return [sorted(each, key=_time) for each in found]
+
+
+def _in_turn(finals: Sequence[tuple[Operands, Choice]], timer: Timer) -> list[Timing]:
+    with ExitStack() as watches:
+        for operands, choice in finals:
+            watches.enter_context(_watched(operands, choice))
+        return bench.in_turn(timer)([operands.calls(choice) for operands, choice in finals])
 
 
 def _tried(

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +15,7 @@ from torchvision.models import resnet
 from sparse24 import bench, convs, gemms, sweeps
 from sparse24.candidates import Choice
 from sparse24.seam import DTYPES, TYPES
-from sparse24.trials import Problem, Trial
+from sparse24.trials import Asked, Trial
 
 BENCH = Path(__file__).resolve().parents[2] / "experiments" / "bench"
 SHAPES = BENCH / "gemm.csv"
@@ -57,11 +58,11 @@ def test_a_sweep_goes_on_where_it_stopped_unless_the_kernels_changed(tmp_path, m
     monkeypatch.setattr(sweeps, "Operands", lambda problem, device: Mock())
     asked = []
 
-    def timed(problem: Problem, device: torch.device, **_: object) -> list[Trial]:
-        asked.append(problem.result)
-        return [Trial(Choice("sparse24", 0), bench.Timing(2.0, 1.0, 3.0))]
+    def timed(given: list[Asked], device: torch.device) -> list[list[Trial]]:
+        asked.extend(each.problem.result for each in given)
+        return [[Trial(Choice("sparse24", 0), bench.Timing(2.0, 1.0, 3.0))] for _ in given]
 
-    monkeypatch.setattr(sweeps, "trials", timed)
+    monkeypatch.setattr(sweeps, "trials_of", timed)
     out, shapes = tmp_path / "out.json", [gemms.Shape(64, 8, 32), gemms.Shape(128, 16, 32)]
     gemms.BENCHMARK.sweep(shapes[:1], ["float16"], out, {})
     assert set(asked) == {(8, 64)}
@@ -124,19 +125,19 @@ def _convolutions(make: Callable[[], nn.Module], batch: int) -> Counter[convs.Sh
 def test_a_convolution_is_asked_of_cudnn_and_a_1x1_one_of_cublas_too(dtype) -> None:
     point = convs.Shape(32, 1024, 2048, 14, 14, 1, 1, 1, 0, 1)
     asked = convs.problems(point, dtype)
-    problem, backends = asked["same result"]
+    problem, backends, _ = asked["same result"]
     # 32 * 14 * 14 pixels, as the talk's table says of its first row
     assert (problem.out_features, problem.tokens, problem.in_features) == (2048, 6272, 1024)
     assert set(backends) == {"sparse24", "dense"}
-    assert asked["as an image"][0].result == problem.result
+    assert asked["as an image"].problem.result == problem.result
     grouped = convs.Shape(256, 512, 512, 56, 56, 3, 3, 1, 1, 32)
-    problem, _ = convs.problems(grouped, dtype)["same result"]
+    problem = convs.problems(grouped, dtype)["same result"].problem
     assert problem.result == (256 * 56 * 56, 512)
     assert problem.groups == 32
     assert problem.bias == (dtype == "float16")
     assert problem.scale == (dtype == "int8")
     assert DTYPES[problem.out_type] == getattr(torch, dtype)
-    assert not convs.problems(grouped, dtype)["dense mode"][0].sparse
+    assert not convs.problems(grouped, dtype)["dense mode"].problem.sparse
 
 
 @pytest.mark.parametrize("size", [1000, 3 * 2**20, 2**30])
@@ -149,13 +150,32 @@ def test_operands_rotate_through_more_than_the_cache(size) -> None:
 @pytest.mark.parametrize("dtype", gemms.BENCHMARK.dtypes)
 def test_each_backend_is_asked_for_the_same_result(dtype) -> None:
     asked = gemms.problems(gemms.Shape(64, 128, 256), dtype)
-    problem, backends = asked["same result"]
+    problem, backends, _ = asked["same result"]
     assert (problem.out_features, problem.tokens, problem.in_features) == (64, 128, 256)
     assert problem.out_type == TYPES[torch.float16]
     assert set(backends) == {"sparse24", "cusparselt", "dense"}
     assert problem.bias == (dtype == "float16")
     assert problem.scale == (dtype == "int8")
-    assert not asked["dense mode"][0].sparse
+    assert not asked["dense mode"].problem.sparse
+
+
+def test_candidates_are_timed_in_turn_at_one_clock(monkeypatch) -> None:
+    turns = []
+
+    def elapsed(graph: str, rounds: int) -> float:
+        turns.append(graph)
+        clock = 1 + len(turns) / 100  # that falls as time goes on
+        return rounds * clock * {"a": 2e-3, "b": 2e-3}[graph]
+
+    monkeypatch.setattr(bench, "require_gpu", lambda: None)
+    monkeypatch.setattr(
+        bench, "captured", lambda calls: SimpleNamespace(name=calls[0], replay=lambda: None)
+    )
+    monkeypatch.setattr(bench, "_elapsed", lambda graph, rounds: elapsed(graph.name, rounds))
+    first, second = bench.graph_times([["a"], ["b"]], repeats=3)
+    assert turns[2:] == ["a", "b"] * 3  # behind one look at each
+    assert second.median_us / first.median_us < 1.02
+    assert first.low_us < first.median_us < first.high_us
 
 
 def test_without_a_gpu_timing_is_a_named_error() -> None:

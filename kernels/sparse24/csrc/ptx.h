@@ -178,6 +178,17 @@ __device__ __forceinline__ void ldmatrix_trans(uint32_t from, uint32_t (&words)[
                : "r"(from)
                : "memory");
 }
+// Of constants, where it stands: the compiler would move it to where it is used, and wait there.
+__device__ __forceinline__ uint32_t load_global(const float* from) {
+  uint32_t word;
+  asm volatile("ld.global.nc.b32 %0, [%1];" : "=r"(word) : "l"(from));
+  return word;
+}
+__device__ __forceinline__ uint32_t load_global_16(const uint16_t* from) {
+  uint16_t half;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(half) : "l"(from));
+  return half;
+}
 __device__ __forceinline__ uint32_t load_shared(uint32_t from) {
   uint32_t word;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");

@@ -76,6 +76,7 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
                             : cluster.rank_m + cluster.m * (other < cluster.rank_n ? other : other + 1);
   const uint32_t tell = lane < cluster.m + cluster.n - 1 ? shared_address_in(memory.empty(0), told) : 0;
   const auto release = [&](int stage) {
+    __syncwarp();  // the other lanes' metadata has been read too
     if constexpr (!Shape::kShares) {
       if (elect_one()) mbarrier_arrive(memory.empty(stage));
     } else {
@@ -105,7 +106,7 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     if (has_residual && thread == 0) {
       staging.load_first_residuals(feature, token, epilogue.out_size());
     }
-    const Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
+    Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
     Sum sums[Shape::kRowSteps][Shape::kTokens / 2];
     int previous = 0;
     if constexpr (Shape::kByTurns) mbarrier_wait(memory.turn(warpgroup), turn);
@@ -120,6 +121,7 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
       turn ^= 1;
       if (thread == 0) mbarrier_arrive(memory.turn(warpgroup ^ 1));
     }
+    affines.load_late(epilogue);
     wgmma_wait_group<0>();
     release(previous);
     if (!arguments.stores_by_copy_engine) {

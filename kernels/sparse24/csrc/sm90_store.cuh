@@ -31,46 +31,46 @@ __device__ __forceinline__ uint32_t from_pairs(uint32_t word, int lane) {
 struct Affine {
   float scale[2];
   uint32_t bias[2];
-
-  Affine() = default;
-  __device__ __forceinline__ Affine(const Epilogue& epilogue, int feature, int features) {
-    const int at[2] = {min(feature, features - 1), min(feature + 8, features - 1)};  // beyond: never stored
-    load(at, epilogue.scale != nullptr, scale, 1.0f, [&](int i) { return epilogue.scale[i]; });
-    const bool is_float = epilogue.bias_type == Type::f32;
-    load(at, epilogue.bias != nullptr && is_float, bias, 0u,
-         [&](int i) { return static_cast<const uint32_t*>(epilogue.bias)[i]; });
-    if (epilogue.bias != nullptr && !is_float) {
-      load(at, true, bias, 0u,
-           [&](int i) -> uint32_t { return static_cast<const uint16_t*>(epilogue.bias)[i]; });
-    }
-  }
-
- private:
-  template <class Value, class Read>
-  static __device__ __forceinline__ void load(const int (&at)[2], bool is_there, Value (&values)[2],
-                                              Value otherwise, Read read) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) values[i] = is_there ? read(at[i]) : otherwise;
-  }
 };
 
 // Those of a tile: asked for before the products and first looked at behind them, but by a wide tile,
-// whose sums leave no registers for it, when their turn comes.
+// whose sums leave the registers for it only once the last products are under way.
 template <class Shape>
 struct Affines {
-  Affine early[Shape::kIsWide ? 1 : Shape::kRowSteps];
+  Affine of[Shape::kRowSteps];
   int feature, features;
 
   __device__ __forceinline__ Affines(const Epilogue& epilogue, int first_feature, int all_features)
       : feature(first_feature), features(all_features) {
-    if constexpr (!Shape::kIsWide) {
+    if constexpr (!Shape::kIsWide) load(epilogue);
+  }
+  __device__ __forceinline__ void load_late(const Epilogue& epilogue) {
+    if constexpr (Shape::kIsWide) load(epilogue);
+  }
+
+ private:
+  // Each `value` of all row steps from where it lies; what is beyond the features is never stored.
+  template <class Value, class Load>
+  __device__ __forceinline__ void each(Value (Affine::*values)[2], Load load) {
 #pragma unroll
-      for (int i = 0; i < Shape::kRowSteps; ++i) early[i] = Affine(epilogue, feature + 64 * i, features);
+    for (int i = 0; i < Shape::kRowSteps; ++i) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) (of[i].*values)[j] = load(min(feature + 64 * i + 8 * j, features - 1));
     }
   }
-  __device__ __forceinline__ Affine of(const Epilogue& epilogue, int i) const {
-    if constexpr (Shape::kIsWide) return Affine(epilogue, feature + 64 * i, features);
-    return early[i];
+  __device__ __forceinline__ void load(const Epilogue& epilogue) {
+    if (epilogue.scale != nullptr) {
+      each(&Affine::scale, [&](int at) { return __uint_as_float(load_global(epilogue.scale + at)); });
+    } else {
+      each(&Affine::scale, [](int) { return 1.0f; });
+    }
+    if (epilogue.bias == nullptr) {
+      each(&Affine::bias, [](int) { return 0u; });
+    } else if (epilogue.bias_type == Type::f32) {
+      each(&Affine::bias, [&](int at) { return load_global(static_cast<const float*>(epilogue.bias) + at); });
+    } else {
+      each(&Affine::bias, [&](int at) { return load_global_16(static_cast<const uint16_t*>(epilogue.bias) + at); });
+    }
   }
 };
 
@@ -160,7 +160,6 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
                                                  const Epilogue& epilogue, Staging<Shape>& staging,
                                                  int feature, int token) {
   const bool is_first = staging.thread == 0;
-  Affine affine;
 #pragma unroll
   for (int part = 0; part < Shape::kParts; ++part) {
     constexpr int kPerStep = Shape::kParts / Shape::kRowSteps;
@@ -169,7 +168,7 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
     if (epilogue.has_residual()) {
       mbarrier_wait(staging.barrier(staging.ring.stage), staging.ring.phase);
     }
-    if (part % kPerStep == 0) affine = affines.of(epilogue, i);
+    const Affine& affine = affines.of[i];
     const float bias[2] = {epilogue.as_float(affine.bias[0]), epilogue.as_float(affine.bias[1])};
     // All of a part at once where the registers allow it.
     constexpr int kMost = Shape::kIsWide ? 16 : kOutSize == 1 ? 32 : 64;

@@ -91,6 +91,12 @@ template <int kCount>
 void ldmatrix_trans(uint32_t from, uint32_t (&words)[kCount]) {
   emulator::load_matrices(from, words, kCount);
 }
+inline uint32_t load_global(const float* from) {
+  uint32_t word;
+  std::memcpy(&word, from, 4);
+  return word;
+}
+inline uint32_t load_global_16(const uint16_t* from) { return *from; }
 inline uint32_t load_shared(uint32_t from) {
   emulator::require_shared(from, 4, 4, "ld.shared is unaligned or outside shared memory");
   uint32_t word;
