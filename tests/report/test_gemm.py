@@ -46,6 +46,7 @@ def test_the_table_has_the_columns_and_compares_with_the_best_dense(root) -> Non
     # 2 * 1024 * 8192 * 1024 = 17.18 GFLOP in 20 us are 859 TFLOP/s, half of the higher ceiling
     assert first.share_of_ceiling == pytest.approx(0.5, abs=1e-3)
     assert first.talk == 1.44  # the talk's table of GEMMs
+    assert (first.library_us, first.library) == (30.0, "library")
     second = frame.iloc[1]
     assert second.speedup_vs_dense == 0.8
     assert frame.isna().iloc[1].cusparselt_us

@@ -16,8 +16,10 @@ from workbench.report.measurements import (
     cell,
     conditions,
     fastest,
+    library,
     measurement,
     memory_tb,
+    over_library,
 )
 from workbench.report.style import MUTED, PALETTE, STYLE, panel, write_svg
 from workbench.resolve import EXPERIMENTS
@@ -25,11 +27,11 @@ from workbench.resolve import EXPERIMENTS
 SHAPE = ("n", "c", "k", "h", "w", "r", "s", "stride", "groups")
 COLUMNS = (
     *SHAPE, "dtype", "dense_us", "dense_backend", "sparse24_us", "speedup_vs_dense", "talk",
-    "roofline_us",
+    "roofline_us", "library_us", "library",
 )  # fmt: skip
 HEADER = (
     "Batch", "Channels", "Image", "Kernel", "Groups", "Type", "Dense", "sparse24", "Speedup",
-    "Of the roofline", "Talk",
+    "Of the roofline", "Talk", "Library", "Over it",
 )  # fmt: skip
 BARS = 256  # the batch whose layers are drawn
 
@@ -54,7 +56,8 @@ def conv_table(measurements: Path) -> Table:
         ("", told["method"] + "."),
         ("", "Times in microseconds; channels in to out, images as they come in."),
         ("", "Dense is the fastest of cuDNN (channels_last), of cuBLAS for a 1x1, and of our "
-             "kernel's dense mode, as named; INT8 is requantized to INT8."),
+             "kernel's dense mode, as named; INT8 is requantized to INT8. Library: the fastest "
+             "without our dense mode."),
         ("", "Talk: the speedup printed there, on an A100; its fifth row lacks the kernel and may "
              "have 256 or 512 channels, so that both are here."),
         ("", f"Roofline: the sparse instructions alone, measured on {card}, or the bytes of image, "
@@ -76,30 +79,46 @@ def conv_table(measurements: Path) -> Table:
 
 @mpl.rc_context(STYLE)
 def conv_plot(frame: pd.DataFrame, path: Path) -> None:
-    """Write the speedup over dense of each layer of the networks as bars, as svg.
+    """Write the speedup over dense of each layer as bars, as svg.
 
-    A panel per network, at the largest batch, a color per type; a line is the layer's roofline.
+    A panel for the talk's layers, with its speedups as crosses, and one per network of which at
+    least half was measured at the largest batch; a color per type; a line is a layer's roofline.
     """
-    networks = {name: layers for (name, n), layers in _layers().items() if n == BARS}
-    figure, axes = panel(9.0, 3.2 * len(networks))
+    talks = frame[frame.talk.notna()]
+    panels = {"the talk's layers": list(talks[list(SHAPE)].itertuples(index=False, name=None))}
+    measured = set(frame[list(SHAPE)].itertuples(index=False, name=None))
+    panels |= {
+        f"{name}, batch {BARS}": list(layers)
+        for (name, n), layers in _layers().items()
+        if n == BARS and 2 * len(measured & set(layers)) >= len(layers)
+    }
+    panels = {title: shapes for title, shapes in panels.items() if shapes}
+    figure, axes = panel(9.0, 3.2 * max(1, len(panels)))
     axes.remove()
-    for place, (name, layers) in enumerate(networks.items(), 1):
-        axes = figure.add_subplot(len(networks), 1, place)
-        seen = [dict(zip(SHAPE, shape, strict=True)) for shape in layers]
-        for at, (color, (dtype, rows)) in enumerate(
-            zip(PALETTE, frame.groupby("dtype", sort=False), strict=False)
-        ):
-            known = rows.drop_duplicates(SHAPE).set_index(list(SHAPE)).reindex(list(layers))
-            middles = [i + 0.4 * at for i in range(len(layers))]
-            axes.bar(middles, known.speedup_vs_dense, 0.4, color=color, label=dtype)
-            roofs = (known.dense_us / known.roofline_us).tolist()
-            axes.hlines(roofs, [x - 0.2 for x in middles], [x + 0.2 for x in middles], MUTED)
-        axes.axhline(1, color=MUTED, linewidth=1)
-        axes.set_xticks([i + 0.2 for i in range(len(seen))], [_name(row) for row in seen])
-        axes.tick_params(axis="x", labelrotation=90, labelsize=6)
-        axes.set(title=f"{name}, batch {BARS}", ylabel="speedup over dense")
-        axes.legend(ncols=2)
+    for place, (title, shapes) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(len(panels), 1, place)
+        _bars(axes, frame, shapes)
+        axes.set(title=title, ylabel="speedup over dense")
+        axes.set_ylim(top=1.2 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(ncols=3)
     write_svg(figure, path)
+
+
+def _bars(axes: mpl.axes.Axes, frame: pd.DataFrame, shapes: list[tuple[int, ...]]) -> None:
+    for at, (color, (dtype, rows)) in enumerate(
+        zip(PALETTE, frame.groupby("dtype", sort=False), strict=False)
+    ):
+        known = rows.drop_duplicates(SHAPE).set_index(list(SHAPE)).reindex(shapes)
+        middles = [i + 0.4 * at for i in range(len(shapes))]
+        axes.bar(middles, known.speedup_vs_dense, 0.4, color=color, label=dtype)
+        roofs = (known.dense_us / known.roofline_us).tolist()
+        axes.hlines(roofs, [x - 0.2 for x in middles], [x + 0.2 for x in middles], MUTED)
+        if known.talk.notna().any():
+            axes.plot(middles, known.talk, "x", color=MUTED, label="the talk's, on an A100")
+    axes.axhline(1, color=MUTED, linewidth=1)
+    seen = [_name(dict(zip(SHAPE, shape, strict=True))) for shape in shapes]
+    axes.set_xticks([i + 0.2 for i in range(len(seen))], seen)
+    axes.tick_params(axis="x", labelrotation=90, labelsize=6)
 
 
 def _numbers(row: dict[str, Any], talk: dict[tuple[int, ...], float]) -> dict[str, Any]:
@@ -112,6 +131,7 @@ def _numbers(row: dict[str, Any], talk: dict[tuple[int, ...], float]) -> dict[st
         "sparse24_us": ours,
         "speedup_vs_dense": dense_us / ours,
         "talk": talk.get(key) if is_talk else None,
+        **library(row),
     }
 
 
@@ -147,6 +167,7 @@ def _texts(row: dict[str, Any]) -> list[Text]:
         Text(shown("speedup_vs_dense", ".2f")),
         Text(cell(row | {"share": row["roofline_us"] / row["sparse24_us"]}, "share", ".0%")),
         Text(shown("talk", ".2f")),
+        *over_library(row),
     ]
 
 

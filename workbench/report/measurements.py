@@ -8,9 +8,11 @@ import pandas as pd
 
 from workbench import resolve
 from workbench.record import RecordError
+from workbench.report.cells import Text
 from workbench.report.wording import DASH
 
 OURS = ("sparse24", "sparse24 untuned")
+OUR_DENSE = "sparse24 dense mode"
 
 
 def measurement(folder: Path, name: str) -> dict[str, Any]:
@@ -42,11 +44,40 @@ def conditions(facts: dict[str, Any]) -> str:
 
 def fastest(row: dict[str, Any]) -> tuple[float, str | None, float]:
     """The time and the name of the best dense candidate of a row, and our time; NaN for none."""
+    ours = row["found"].get("sparse24", {}).get("median_us")
+    return *_best(row, (*OURS, "cusparselt")), ours or float("nan")
+
+
+def library(row: dict[str, Any]) -> dict[str, Any]:
+    """The same of the libraries alone, without our kernel's dense mode, as columns."""
+    best, name = _best(row, (*OURS, OUR_DENSE, "cusparselt"))
+    return {"library_us": best, "library": name}
+
+
+def over_library(row: dict[str, Any]) -> list[Text]:
+    """The cells of those columns: the library, and our speedup over it."""
+    speedup = row | {"speedup": row["library_us"] / row["sparse24_us"]}
+    best = Text(cell(row, "library_us", ".1f"), metric=cell(row, "library", "").strip(DASH))
+    return [best, Text(cell(speedup, "speedup", ".2f"))]
+
+
+def left_out(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A note for each type of whose algorithms cuSPARSELt was not asked for all."""
+    found = {}
+    for row in rows:
+        told = row["found"].get("cusparselt", {})
+        if "left_out" in told and "median_us" in told:
+            found[row["dtype"]] = told["left_out"].split(": CUDA error")[0]
+    return [
+        ("", f"cuSPARSELt's algorithms left out in {name}: {why}.") for name, why in found.items()
+    ]
+
+
+def _best(row: dict[str, Any], without: tuple[str, ...]) -> tuple[float, str | None]:
     times = {name: told.get("median_us") for name, told in row["found"].items()}
-    dense = {n: t for n, t in times.items() if t and n not in (*OURS, "cusparselt")}
-    backend = min(dense, key=dense.__getitem__, default=None)
-    nan = float("nan")
-    return dense[backend] if backend else nan, backend, times.get("sparse24") or nan
+    dense = {name: time for name, time in times.items() if time and name not in without}
+    name = min(dense, key=dense.__getitem__, default=None)
+    return dense.get(name, float("nan")), name
 
 
 def cell(row: dict[str, Any], name: str, form: str) -> str:
