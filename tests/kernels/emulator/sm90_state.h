@@ -16,7 +16,8 @@ struct Mbarrier {
   bool is_visible = false;  // beyond the thread that made it
 };
 
-// One warp's 16 rows of a wgmma, which happen when the warp waits for them, as late as they may.
+// One warp's 16 rows of a wgmma, which happen as soon as they are committed, or when the warp waits
+// for them, as late as they may: as the copies do.
 struct Product {
   sparse24::Type type;
   bool is_sparse;

@@ -104,6 +104,11 @@ void happen(const Product& product, int warp) {
   }
 }
 
+void finish(std::vector<Product>& group) {
+  for (const Product& product : group) happen(product, current / 32 % 4);
+  group.clear();
+}
+
 Products& mine() { return hopper_block().products[current / 32]; }
 
 // The four warps of a warpgroup must issue the same wgmmas.
@@ -146,6 +151,7 @@ void commit_products() {
       if (count != static_cast<int>(products.groups.back().size())) fail("a warp diverged at a wgmma");
       count = 0;
     }
+    if (!settings.copies_are_late) finish(products.groups.back());  // what is asynchronous is early
     products.groups.emplace_back();
   });
 }
@@ -154,7 +160,7 @@ void wait_products(int left) {
   collective("wgmma.wait_group", left, [](int** lefts) {
     Products& products = mine();
     while (static_cast<int>(products.groups.size()) > *lefts[0] + 1) {  // the last is still open
-      for (const Product& product : products.groups.front()) happen(product, current / 32 % 4);
+      finish(products.groups.front());
       products.groups.erase(products.groups.begin());
     }
     if (*lefts[0] == 0) products.is_fenced = false;
