@@ -180,7 +180,7 @@ def test_what_fails_in_a_candidate_is_its_reason_and_our_own_errors_are_not(
 
 
 def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, monkeypatch) -> None:
-    code, asked = "first", []
+    code, asked, judged = "first", [], []
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     monkeypatch.setattr(bench, "facts", lambda: {"device": "Card"})
     monkeypatch.setattr(sweeps.build, "compiler", lambda: None)
@@ -199,9 +199,13 @@ def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, mo
     monkeypatch.setattr(benchmark, "measured_row", row)
     out = tmp_path / "network.json"
 
+    def metric(name: str, precision: str) -> dict[str, Any]:
+        judged.append((name, precision))
+        return {"reason": f"{name} {precision}"}
+
     def run(batches: list[int]) -> list[tuple]:
         asked.clear()
-        metric = lambda name, precision: {"reason": f"{name} {precision}"}  # noqa: E731
+        judged.clear()
         benchmark.network(out, ["bert_large"], "fp16", batches, "", metric)
         return list(asked)
 
@@ -214,7 +218,8 @@ def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, mo
     assert told["sparse24 fp16"] == {"reason": "bert_large fp16"}
     assert told["eager fp16"] is None
     code = "second"
-    assert len(run([1])) == 5
+    assert len(run([1, 8])) == 10
+    assert judged == [("bert_large", "fp16")]  # once for both batches
 
 
 def test_batch_norms_are_folded_for_the_opponents_too(tools) -> None:

@@ -60,8 +60,9 @@ def network(
     """Measure the plan of experiments/bench/network.csv; BenchError without a GPU.
 
     `metric(network, precision)` gives the task's metric of a checkpoint, dense and swapped, or why
-    there is none.
+    there is none; it is asked once for all batches.
     """
+    metric = cache(metric)
     keys = planned(only, precisions, batches, candidates)
     sparse24.bench.require_gpu()
     device = torch.device("cuda", torch.cuda.current_device())
