@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -61,15 +62,38 @@ def test_the_plan_has_the_talks_batches_and_every_other_network_that_swaps() -> 
     assert left == {architecture("gnmt")}
 
 
-def test_keys_are_networks_batches_and_candidates() -> None:
+def test_keys_are_networks_batches_and_candidates_what_matters_most_first() -> None:
     keys = planned(["bert_large"], "fp16", [8])
     assert keys == [
-        ("bert_large", 8, "eager fp16"),
-        ("bert_large", 8, "compiled fp16"),
-        ("bert_large", 8, "sparse24 dense fp16"),
         ("bert_large", 8, "sparse24 fp16"),
+        ("bert_large", 8, "compiled fp16"),
+        ("bert_large", 8, "eager fp16"),
+        ("bert_large", 8, "sparse24 dense fp16"),
+        ("bert_large", 8, "compiled descent fp16"),
     ]
     assert len(planned(["bert_large"], "", [])) == 6 * len(CANDIDATES)
+
+
+def test_batches_and_candidates_come_in_the_order_in_which_they_are_named() -> None:
+    assert planned(["bert_large"], "", [256, 1, 256], "eager fp16,sparse24 int8") == [
+        ("bert_large", 256, "eager fp16"),
+        ("bert_large", 256, "sparse24 int8"),
+        ("bert_large", 1, "eager fp16"),
+        ("bert_large", 1, "sparse24 int8"),
+    ]
+    of_both = planned(["resnext101_32x16d", "bert_large"], "int8", [64, 8], "compiled fp8")
+    assert [key[:2] for key in of_both] == [
+        ("bert_large", 64),  # networks in the plan's order
+        ("resnext101_32x16d", 64),
+        ("bert_large", 8),
+        ("resnext101_32x16d", 8),
+    ]
+
+
+def test_what_takes_long_is_left_out_where_the_plan_tunes_nothing_at_length() -> None:
+    assert {name for *_, name in planned(["sweep"], "", [])} == {
+        name for name in CANDIDATES if name != "compiled descent fp16"
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,6 +102,12 @@ def test_keys_are_networks_batches_and_candidates() -> None:
         ((["bert"], "", []), BenchError, "network.csv has no group 'bert'; known: bert_large"),
         (([], "fp32", []), SpecError, r"precision 'fp32'.*known: fp16, int8"),
         ((["bert_large"], "", [3]), SpecError, "batch 3: network.csv has 1, 8, 32, 64, 128, 256"),
+        (([], "", [], "eager fp8"), SpecError, "candidate 'eager fp8'.*known: sparse24 fp16, comp"),
+        (
+            ([], "int8", [], "eager fp16"),
+            SpecError,
+            "is of fp16, and asked for is int8",
+        ),
     ],
 )
 def test_what_the_plan_lacks_is_told_with_what_it_has(given, error, words) -> None:
@@ -98,6 +128,24 @@ def test_a_swapped_network_is_timed_beside_its_error_and_its_prediction(tools) -
     assert row["predicted"]["speedup"] >= 1
     assert row["weights"] == "random, pruned 2:4 by magnitude"
     json.dumps(row)
+
+
+def test_each_phase_is_told_as_it_ends_so_that_a_log_cut_off_says_where_it_was(
+    tools, monkeypatch, capsys
+) -> None:
+    row = measured_row(TINY, "eager fp16", tools)
+    phases = ["drawn and pruned", "made", "first calls", "timed"]
+    assert list(row["seconds"]) == phases
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"resnet20_cifar 2 eager fp16: {phase} {row['seconds'][phase]} s" for phase in phases
+    ]
+
+    def failing(*_: Any) -> nn.Module:
+        raise torch.OutOfMemoryError("of 80 GB")
+
+    monkeypatch.setitem(CANDIDATES, "eager fp16", replace(CANDIDATES["eager fp16"], make=failing))
+    assert list(measured_row(TINY, "eager fp16", tools)["seconds"]) == phases[:2]
 
 
 def test_dense_mode_packs_the_same_layers_dense(tools) -> None:
@@ -132,7 +180,7 @@ def test_what_fails_in_a_candidate_is_its_reason_and_our_own_errors_are_not(
 
 
 def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, monkeypatch) -> None:
-    code, asked = "first", []
+    code, asked, judged = "first", [], []
     monkeypatch.setattr(bench, "require_gpu", lambda: None)
     monkeypatch.setattr(bench, "facts", lambda: {"device": "Card"})
     monkeypatch.setattr(sweeps.build, "compiler", lambda: None)
@@ -151,22 +199,27 @@ def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, mo
     monkeypatch.setattr(benchmark, "measured_row", row)
     out = tmp_path / "network.json"
 
+    def metric(name: str, precision: str) -> dict[str, Any]:
+        judged.append((name, precision))
+        return {"reason": f"{name} {precision}"}
+
     def run(batches: list[int]) -> list[tuple]:
         asked.clear()
-        metric = lambda name, precision: {"reason": f"{name} {precision}"}  # noqa: E731
-        benchmark.network(out, ["bert_large"], "fp16", batches, metric)
+        judged.clear()
+        benchmark.network(out, ["bert_large"], "fp16", batches, "", metric)
         return list(asked)
 
     assert [key[:3] for key in run([1])] == planned(["bert_large"], "fp16", [1])
     assert all(key[3] for key in run([8]))  # tuned, as the plan says
     assert run([1, 8]) == []
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 8
+    assert len(rows) == 10
     told = {row["candidate"]: row.get("metric") for row in rows}
     assert told["sparse24 fp16"] == {"reason": "bert_large fp16"}
     assert told["eager fp16"] is None
     code = "second"
-    assert len(run([1])) == 4
+    assert len(run([1, 8])) == 10
+    assert judged == [("bert_large", "fp16")]  # once for both batches
 
 
 def test_batch_norms_are_folded_for_the_opponents_too(tools) -> None:
@@ -253,6 +306,23 @@ def test_shares_add_up_to_one_the_largest_first() -> None:
     found = kinds.shares([("nvjet", 3.0), ("flash", 1.0), ("cutlass gemm", 4.0), ("odd", 2.0)])
     assert found == {"dense products": 0.7, "other": 0.2, "attention": 0.1}
     assert list(found) == ["dense products", "other", "attention"]
+
+
+def test_clock_and_power_are_asked_for_while_the_calls_go_on() -> None:
+    begun, called = Event(), []
+
+    def call() -> None:
+        called.append(True)
+        begun.set()
+
+    def ask(field: str) -> str:
+        assert field == "clocks.sm,power.draw"
+        assert begun.wait(10)
+        return "1515, 529.50"
+
+    told = meter.under_load(call, ask, lambda: None)
+    assert told == {"clock_mhz": "1515", "power_w": "529.50"}
+    assert called
 
 
 def test_energy_that_is_not_counted_is_none_with_the_reason(monkeypatch) -> None:

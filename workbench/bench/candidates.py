@@ -10,9 +10,11 @@ from torch import Tensor, nn
 import sparse24
 from sparse24.dense_mode import in_dense_mode
 from workbench import quant
+from workbench.bench import compiler
 from workbench.bench.eight_bits import FP8, in_eight_bits
 
 Example = tuple[Tensor, ...]
+Make = Callable[[nn.Module, Example, bool], nn.Module]
 
 
 class NotMade(RuntimeError):
@@ -24,12 +26,14 @@ class Candidate:
     """One way to run a network.
 
     `make(model, example, autotune)` gives what is called; `about` says what it is, for the file.
+    One that is `lengthy` is made where the plan has opponents tuned at length alone.
     """
 
     precision: str
     sparse: bool
     about: str
-    make: Callable[[nn.Module, Example, bool], nn.Module]
+    make: Make
+    lengthy: bool = False
 
 
 @torch.no_grad()
@@ -42,35 +46,28 @@ def folded(model: nn.Module, example: Example) -> nn.Module:
     return model
 
 
-def compiled(model: nn.Module, autotune: bool) -> nn.Module:
-    """The model through Inductor, its weights frozen."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    mode = "max-autotune-no-cudagraphs" if autotune else "default"
-    torch._dynamo.reset()  # or the limit of recompilations of the last network counts here too
-    return torch.compile(model, mode=mode, dynamic=False)
-
-
 def _eager(model: nn.Module, example: Example, _: bool) -> nn.Module:
     return folded(model, example)
 
 
-def _compiled(model: nn.Module, example: Example, autotune: bool) -> nn.Module:
-    return compiled(folded(model, example), autotune)
-
-
-def _eight(dtype: torch.dtype) -> Callable[[nn.Module, Example, bool], nn.Module]:
+def _compiled(descent: bool) -> Make:
     def make(model: nn.Module, example: Example, autotune: bool) -> nn.Module:
-        model = folded(model, example)
-        if not in_eight_bits(model, example, dtype):
-            raise NotMade("torch has 8-bit products of linear layers alone, and none is taken here")
-        return compiled(model, autotune)
+        return compiler.compiled(folded(model, example), autotune, descent)
 
     return make
 
 
-def _ours(precision: str, sparse: bool) -> Callable[[nn.Module, Example, bool], nn.Module]:
+def _eight(dtype: torch.dtype) -> Make:
+    def make(model: nn.Module, example: Example, autotune: bool) -> nn.Module:
+        model = folded(model, example)
+        if not in_eight_bits(model, example, dtype):
+            raise NotMade("torch has 8-bit products of linear layers alone, and none is taken here")
+        return compiler.compiled(model, autotune)
+
+    return make
+
+
+def _ours(precision: str, sparse: bool) -> Make:
     def make(model: nn.Module, example: Example, _: bool) -> nn.Module:
         model = deepcopy(model)
         sparse24.swap(model, precision=precision, example=example)
@@ -83,30 +80,25 @@ def _ours(precision: str, sparse: bool) -> Callable[[nn.Module, Example, bool], 
 
 _LIBRARY = "SDPA without mask, batch norms folded, channels_last"
 _DENSE_MODE = "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4"
-_COMPILER = "torch.compile (max-autotune where the plan says so), weights frozen"
+# of each precision in the order of what a run that is cut short should have
 CANDIDATES = {
-    "eager fp16": Candidate("fp16", False, f"torch as it is, {_LIBRARY}", _eager),
-    "compiled fp16": Candidate("fp16", False, f"{_COMPILER}, {_LIBRARY}", _compiled),
-    "sparse24 dense fp16": Candidate(
-        "fp16",
-        False,
-        "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4",
-        _ours("fp16", False),
-    ),
     "sparse24 fp16": Candidate("fp16", True, "sparse24.swap, 2:4", _ours("fp16", True)),
-    "compiled int8": Candidate(
-        "int8", False, f"linear layers by torch._int_mm, {_COMPILER}", _eight(torch.int8)
+    "compiled fp16": Candidate(
+        "fp16", False, f"{compiler.WITHOUT}; {_LIBRARY}", _compiled(descent=False)
     ),
-    "compiled fp8": Candidate(
-        "int8", False, f"linear layers by torch._scaled_mm, {_COMPILER}", _eight(FP8)
-    ),
-    "sparse24 dense int8": Candidate(
-        "int8",
-        False,
-        "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4",
-        _ours("int8", False),
+    "eager fp16": Candidate("fp16", False, f"torch as it is, {_LIBRARY}", _eager),
+    "sparse24 dense fp16": Candidate("fp16", False, _DENSE_MODE, _ours("fp16", False)),
+    "compiled descent fp16": Candidate(
+        "fp16", False, f"{compiler.DESCENT}; {_LIBRARY}", _compiled(descent=True), lengthy=True
     ),
     "sparse24 int8": Candidate(
         "int8", True, "sparse24.swap, 2:4, activations INT8", _ours("int8", True)
     ),
+    "compiled int8": Candidate(
+        "int8", False, f"linear layers by torch._int_mm, {compiler.WITHOUT}", _eight(torch.int8)
+    ),
+    "compiled fp8": Candidate(
+        "int8", False, f"linear layers by torch._scaled_mm, {compiler.WITHOUT}", _eight(FP8)
+    ),
+    "sparse24 dense int8": Candidate("int8", False, _DENSE_MODE, _ours("int8", False)),
 }

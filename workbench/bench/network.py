@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.utils._pytree import tree_leaves
 
 import sparse24
@@ -16,8 +17,9 @@ from sparse24 import sweeps
 from sparse24.bench import BenchError
 from sparse24.nn import PackedLayer
 from workbench import provenance, sparsity
-from workbench.bench import meter
+from workbench.bench import compiler, meter
 from workbench.bench.candidates import CANDIDATES, Example
+from workbench.bench.phases import Phases
 from workbench.bench.plan import Planned, plan, planned
 from workbench.predict.devices import names_by_record
 from workbench.predict.network import predict
@@ -29,8 +31,9 @@ NAMED = ("network", "batch", "candidate")
 SETTLING, LEAST_VARIANCE = 8, 1e-2  # examples for statistics; few have none at one pixel
 METHOD = (
     f"CUDA graphs, back-to-back replays between two events, median of {meter.REPEATS} with least "
-    "and most; the same random input and weights for all, pruned 2:4 by magnitude; energy by the "
-    "driver's counter"
+    f"and most, after {meter.WARM_SECONDS:.0f} s of the same replays, as a card lowers its clock "
+    "under load; clock and power under that load; the same random input and weights for all, "
+    "pruned 2:4 by magnitude; energy by the driver's counter"
 )
 
 
@@ -51,14 +54,16 @@ def network(
     only: Sequence[str],
     precisions: str,
     batches: Sequence[int],
+    candidates: str,
     metric: Callable[[str, str], dict[str, Any]],
 ) -> None:
     """Measure the plan of experiments/bench/network.csv; BenchError without a GPU.
 
     `metric(network, precision)` gives the task's metric of a checkpoint, dense and swapped, or why
-    there is none.
+    there is none; it is asked once for all batches.
     """
-    keys = planned(only, precisions, batches)
+    metric = cache(metric)
+    keys = planned(only, precisions, batches, candidates)
     sparse24.bench.require_gpu()
     device = torch.device("cuda", torch.cuda.current_device())
     torch.backends.cudnn.benchmark = True
@@ -94,17 +99,24 @@ def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]
         "autotune": which.autotune,
         "weights": "random, pruned 2:4 by magnitude",
     }
+    clock = Phases(f"{which.network} {which.batch} {candidate}")
     try:
-        work, example = pruned(which.network, which.batch, tools)
+        with clock.phase("drawn and pruned"):
+            work, example = pruned(which.network, which.batch, tools)
         told |= {"size": work.size, "unit": work.unit, "left_out": work.left_out}
         with torch.no_grad():
-            exact = _output(work.module(*example))
-            made = chosen.make(work.module, example, which.autotune)
+            with clock.phase("made"):
+                exact = _output(work.module(*example))
+                made = chosen.make(work.module, example, which.autotune)
             told["packed"] = sum(isinstance(each, PackedLayer) for each in made.modules())
             call = tools.graphs(made)
-            told["error"] = difference(_output(call(*example)), exact)
+            with clock.phase("first calls"):  # a compiler compiles here; then a graph is recorded
+                told["error"] = difference(_output(call(*example)), exact)
+            if isinstance(made, OptimizedModule):
+                told["compiler"] = compiler.did()
             del work, exact  # or they would count as memory of the candidate
-            found = tools.measured(lambda: call(*example))
+            with clock.phase("timed"):
+                found = tools.measured(lambda: call(*example))
     except RuntimeError as error:
         # about the candidate: out of memory, a compiler's refusal, a product that a library lacks
         if isinstance(error, BenchError):  # about the machine
@@ -113,7 +125,7 @@ def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]
         _refuse_lost(tools.device, candidate)
     if chosen.sparse and tools.device_name:
         told["predicted"] = _predicted(which, chosen.precision, tools)
-    return told | {"found": {candidate: found}}
+    return told | {"seconds": clock.seconds, "found": {candidate: found}}
 
 
 def pruned(name: str, batch: int, tools: Tools) -> tuple[Workload, Example]:
@@ -163,9 +175,8 @@ def card() -> str:
 def sha256_of_code() -> str:
     """A digest of the Python on which a time depends: what swaps, the opponents, the meter."""
     ours = sorted(Path(sparse24.__file__).parent.glob("*.py"))
-    here = [
-        Path(__file__).with_name(f"{name}.py") for name in ("candidates", "eight_bits", "meter")
-    ]
+    names = "candidates", "compiler", "eight_bits", "meter"
+    here = [Path(__file__).with_name(f"{name}.py") for name in names]
     digests = [provenance.sha256(path) for path in [*ours, *here] if path.stem not in TIMELESS]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 

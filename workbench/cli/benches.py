@@ -20,7 +20,14 @@ def register(commands: shared.Commands) -> None:
     added.add_argument(
         "--dtypes", default="", help="as float16,int8 (of network: fp16,int8); else all"
     )
-    added.add_argument("--batch", default="", help="of network, as 1,32; else all of the plan")
+    added.add_argument(
+        "--batch", default="", help="of network, as 256,1, in this order; else all of the plan"
+    )
+    added.add_argument(
+        "--candidates",
+        default="",
+        help="of network, as 'sparse24 fp16,compiled fp16', in this order; else all",
+    )
     shared.add_scale(added, default="lite")
 
     added = shared.add(

@@ -37,7 +37,8 @@ def bench_network(arguments: argparse.Namespace, out: Path) -> None:
         work = shared.work(cell)
         return metric.metric(work, precision)
 
-    network.network(out, arguments.only, arguments.dtypes, batches(arguments.batch), judged)
+    sizes = batches(arguments.batch)
+    network.network(out, arguments.only, arguments.dtypes, sizes, arguments.candidates, judged)
 
 
 def batches(text: str) -> list[int]:
