@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from workbench.files import DAMAGED
 
@@ -72,9 +72,9 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as folder:
             part = Path(folder, path.name)
-            save_file(arrays, part, metadata=_told(key, arrays))
+            part.write_bytes(save(arrays, _told(key, arrays)))  # with the user's mode, not 0600
             part.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         _not_kept(str(error))
 
 

@@ -169,9 +169,7 @@ def read_paragraphs(source: Source, role: str, limit: int | None = None) -> list
     return some(source, role, kept)
 
 
-def word_stream(
-    source: Source, role: str, limit: int | None, tokenizer: Tokenizer
-) -> np.ndarray:
+def word_stream(source: Source, role: str, limit: int | None, tokenizer: Tokenizer) -> np.ndarray:
     """`stream_of` the paragraphs of a split, made once for files that have a digest."""
 
     def make() -> dict[str, np.ndarray]:
