@@ -40,9 +40,7 @@ class Causal(base.Task):
         super().__init__(phase, seed, root)
         split = read_bytes(self.source, phase.data.limit)
         codes, self.symbols = byte_codes(split["train"], split["held_out"])
-        self.counts = np.zeros(self.symbols, np.int64)
-        seen, times = np.unique(split["train"], return_counts=True)
-        self.counts[codes[seen]] = times
+        self.counts = np.bincount(codes[split["train"]], minlength=self.symbols)
         judged = codes[split["held_out"]][: phase.eval.limit]
         self.length = phase.data.sequence or 512
         self.train = Segments(codes[split["train"]], phase.train.batch, self.length)
