@@ -29,7 +29,7 @@ MAY = {
     "sparsity": {"files"},
     "quant": {"sparsity"},
     "models": set(),
-    "data": {"resolve", "provenance", "seeds"},
+    "data": {"files", "resolve", "provenance", "seeds"},
     "tasks": {"data", "durations", "models", "resolve", "sections", "seeds"},
     "training": {"data", "durations", "files", "sections", "seeds", "tasks"},
     "stages": {
@@ -172,7 +172,7 @@ def test_mlflow_is_imported_in_one_file_and_snakemake_in_none() -> None:
 
 def test_yaml_is_parsed_and_the_environment_read_in_few_places() -> None:
     assert using("yaml.load(") == {"resolve"}
-    assert using("os.environ") == {"cli", "provenance", "serve", "track"}
+    assert using("os.environ") == {"cli", "data", "provenance", "serve", "track"}
 
 
 def test_nothing_asks_which_scale_it_runs_at() -> None:

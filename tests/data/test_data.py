@@ -23,7 +23,7 @@ from workbench.data.language import (
 )
 from workbench.data.loader import Shares, Steps, shuffled
 from workbench.data.pairs import BEGIN, END, Pairs, read_pairs, short, train_tokenizer
-from workbench.data.questions import Questions, read_questions, word_pieces
+from workbench.data.questions import Questions, read_questions, windows_of, word_pieces
 from workbench.data.source import DataError, open_source
 
 NOWHERE = Path("nowhere")
@@ -176,7 +176,8 @@ def test_fifteen_percent_are_hidden_and_80_10_10_of_those_masked_random_kept() -
 def test_windows_hold_every_answer_and_offsets_point_at_it() -> None:
     source = open_source("squad_small", NOWHERE)
     rows = read_questions(source, "train", 60)
-    questions = Questions(rows, word_pieces(source), length=48, stride=16)
+    windows = windows_of(rows, word_pieces(source), length=48, stride=16)
+    questions = Questions(rows, windows, length=48)
     found = set()
     for window in range(len(questions)):
         example = questions[(window, 0)]

@@ -6,28 +6,39 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
+import tokenizers
 import torch
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
+from workbench.data.derived import derived
 from workbench.data.loader import Item, seeded
 from workbench.data.source import DataError, Source, hub, some
 
 IGNORED = -100
+PIECES = 1  # version of what `word_stream` makes; raise it when its tokens change
 
 
 def read_bytes(source: Source, limit: int | None = None) -> dict[str, np.ndarray]:
     """The byte stream split 90/5/5 as enwik8 customarily is, into train, validation, held_out."""
-    path = source.file("train")
-    raw = path.read_bytes()
-    raw = lzma.decompress(raw) if path.suffix == ".xz" else raw
-    stream = np.frombuffer(raw, dtype=np.uint8)[:limit]
+    stream = _unpacked(source)[:limit]
     first, second = len(stream) * 90 // 100, len(stream) * 95 // 100
     return {
         "train": stream[:first],
         "validation": stream[first:second],
         "held_out": stream[second:],
     }
+
+
+def _unpacked(source: Source) -> np.ndarray:
+    path = source.file("train")
+    if path.suffix != ".xz":
+        return np.frombuffer(path.read_bytes(), dtype=np.uint8)
+
+    def unpack() -> dict[str, np.ndarray]:
+        return {"bytes": np.frombuffer(lzma.decompress(path.read_bytes()), dtype=np.uint8)}
+
+    return derived({"unpacked": source.digest("train")}, unpack)["bytes"]
 
 
 def byte_codes(stream: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, int]:
@@ -156,6 +167,26 @@ def read_paragraphs(source: Source, role: str, limit: int | None = None) -> list
         kept.append(text)
         total += len(text)
     return some(source, role, kept)
+
+
+def word_stream(source: Source, role: str, limit: int | None, tokenizer: Tokenizer) -> np.ndarray:
+    """`stream_of` the paragraphs of a split, made once for files that have a digest."""
+
+    def make() -> dict[str, np.ndarray]:
+        return {"ids": stream_of(read_paragraphs(source, role, limit), tokenizer)}
+
+    if source.entry["place"] == "hub":
+        return make()["ids"]
+    text = "train" if source.kind == "bytes" else role  # one file holds all splits of bytes
+    made_of = {
+        "word pieces": PIECES,
+        "text": source.digest(text),
+        "vocabulary": source.digest("vocabulary"),
+        "role": role,
+        "limit": limit,
+        "tokenizers": tokenizers.__version__,
+    }
+    return derived(made_of, make)["ids"]
 
 
 def stream_of(paragraphs: list[str], tokenizer: Tokenizer) -> np.ndarray:

@@ -37,6 +37,10 @@ class Source:
             )
         return path
 
+    def digest(self, role: str) -> str:
+        """The sha256 of a file, which is checked as by `file`."""
+        return _sha256(self.file(role))
+
 
 def open_source(name: str, root: Path) -> Source:
     """The data set `name`, in its package or, if it is not shipped either, under `root`."""

@@ -19,9 +19,8 @@ from workbench.data.language import (
     Segments,
     byte_codes,
     read_bytes,
-    read_paragraphs,
     stack,
-    stream_of,
+    word_stream,
 )
 from workbench.data.loader import Order, shuffled
 from workbench.data.questions import word_pieces
@@ -115,11 +114,10 @@ class Masked(base.Task):
         """Turn paragraphs into blocks of word pieces."""
         super().__init__(phase, seed, root)
         data = phase.data
-        train = read_paragraphs(self.source, "train", data.limit)
-        held_out = read_paragraphs(self.source, "held_out", phase.eval.limit)
         self.tokenizer = word_pieces(self.source)
         self.length = data.sequence or 128
-        blocks = [stream_of(text, self.tokenizer) for text in (train, held_out)]
+        limits = {"train": data.limit, "held_out": phase.eval.limit}
+        blocks = [word_stream(self.source, *split, self.tokenizer) for split in limits.items()]
         self.counts = np.bincount(blocks[0], minlength=self.tokenizer.get_vocab_size())
         self.train, self.held_out = (MaskedBlocks(b, self.tokenizer, self.length) for b in blocks)
         if data.longer:

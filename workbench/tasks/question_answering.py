@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.text import squad
 
-from workbench.data.questions import Questions, collate, read_questions, word_pieces
+from workbench.data.questions import (
+    Questions,
+    collate,
+    read_questions,
+    read_windows,
+    word_pieces,
+)
 from workbench.sections import Phase
 from workbench.tasks import base
 from workbench.tasks.base import moved
@@ -31,8 +37,11 @@ class Task(base.Task):
         tokenizer = word_pieces(self.source)
         length, stride = data.sequence or 384, data.stride or 128
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-        self.train = Questions(rows, tokenizer, length, stride)
-        self.held_out = Questions(judged, tokenizer, length, stride)
+        cut = (tokenizer, length, stride)
+        self.train, self.held_out = (
+            Questions(split, read_windows(self.source, role, split, *cut), length)
+            for role, split in (("train", rows), ("held_out", judged))
+        )
 
     @property
     def collate(self) -> Any:
