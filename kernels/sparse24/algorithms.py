@@ -26,7 +26,7 @@ from .bench import BenchError
 NUMBERS = range(64)  # asked about: torch 2.11 does not tell how many the library has
 CHILDREN = 4  # at once, as a start takes seconds
 START_SECONDS = 120.0  # until a child is ready: it imports torch, perhaps from a slow disk
-QUIET_SECONDS = 20.0  # between two lines of a child; a step takes well under one on a GPU of its own
+QUIET_SECONDS = 20.0  # between two lines of a child; on an idle GPU a step takes well under one
 MOST_HANGS = 4  # then the numbers left are not asked: this bounds the GPU's time
 TRIAL_SECONDS = 60.0  # of a quick timing, which takes well under one
 
