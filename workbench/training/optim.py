@@ -30,16 +30,17 @@ def build(model: nn.Module, spec: Optimizer, for_graph: bool = False) -> optim.O
                 "lr_factor": spec.bias_lr,
             },
         ]
-    rate = torch.tensor(spec.lr) if for_graph else spec.lr
-    fused = for_graph or None
+    how = {"lr": spec.lr, "fused": for_graph or None}
     if spec.name == "sgd":
-        moment = {"momentum": spec.momentum, "nesterov": spec.nesterov}
-        built = torch.optim.SGD(groups, lr=rate, **moment, fused=fused)
+        built = torch.optim.SGD(groups, momentum=spec.momentum, nesterov=spec.nesterov, **how)
+    else:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.name]
+        built = kind(groups, betas=spec.betas, eps=spec.eps, capturable=for_graph, **how)
+    if for_graph:
+        for group in built.param_groups:
+            group["lr"] = torch.tensor(spec.lr)  # of its own, since groups have factors
         _begin_momentum(built)
-        return built
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.name]
-    given = {"lr": rate, "betas": spec.betas, "eps": spec.eps}
-    return kind(groups, **given, fused=fused, capturable=for_graph)
+    return built
 
 
 def _begin_momentum(optimizer: optim.Optimizer) -> None:
