@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from tests.training.recording import captured
 from torch import Tensor, nn
 
+from tests.training.recording import captured
 from workbench.data.loader import Shares, shuffled
 from workbench.sections import Data, Optimizer, Phase, Schedule, Train
 from workbench.sparsity import hold, prune

@@ -84,7 +84,7 @@ class Recorded:
 
     def __init__(self, step: Step, batch: Any):
         """Record the step, without taking it, for batches like `batch`, which is on the device."""
-        self._batch = _like(batch)
+        self._batch = _copy(batch)
         self._replay, self._loss = captured(lambda: step.uncut(self._batch))
 
     def __call__(self, batch: Any) -> Tensor:
@@ -132,10 +132,10 @@ def _tensors(batch: Any) -> list[Tensor]:
     )
 
 
-def _like(batch: Any) -> Any:
-    """Memory of its own for a batch of the same shapes."""
+def _copy(batch: Any) -> Any:
+    """A copy of a batch."""
     if isinstance(batch, Tensor):
         return batch.clone()
     if isinstance(batch, dict):
-        return {name: _like(value) for name, value in batch.items()}
-    return type(batch)(_like(value) for value in batch)
+        return {name: _copy(value) for name, value in batch.items()}
+    return type(batch)(_copy(value) for value in batch)
