@@ -212,7 +212,9 @@ def test_a_batch_of_other_things_than_tensors_is_refused(
 
 
 def test_what_cannot_be_a_graph_is_told() -> None:
-    def why(device: str = "cuda", processes: int = 1, shares: int = 1, chooses: bool = False):  # noqa: ANN202
+    def why(
+        device: str = "cuda", processes: int = 1, shares: int = 1, chooses: bool = False
+    ) -> str | None:
         accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
         how = phase(SGD).train.model_copy(update={"shares": shares})
         return graph.obstacle(Points(), how, accelerator, chooses)
