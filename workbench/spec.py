@@ -74,7 +74,12 @@ class Study(Section):
 
 
 class Spec(Section):
-    """Everything that decides the result of a cell but its seed."""
+    """Everything that decides the result of a cell but its seed, and how it is run.
+
+    How is no part of a digest: `checkpoint_seconds`, and whether a `training_step` is launched
+    kernel by kernel (eager) or is one CUDA graph, which is an error where it cannot be, or
+    left eager there (auto). The record notes which it was, unless eager was asked for.
+    """
 
     title: str
     talk: str | None = None
@@ -85,6 +90,7 @@ class Spec(Section):
     treatment: Treatment
     quantize: Quantize = Quantize()
     checkpoint_seconds: Positive = 60.0
+    training_step: Literal["eager", "graph", "auto"] = "eager"
 
     @model_validator(mode="after")
     def _repeat_from_is_a_phase(self) -> "Spec":

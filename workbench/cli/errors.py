@@ -12,6 +12,7 @@ HEAVY = (
     ("workbench.training.loop", "TrainingError"),
     ("workbench.training.average", "AverageError"),
     ("workbench.training.sharing", "SharingError"),
+    ("workbench.training.graph", "GraphError"),
     ("workbench.quant.layers", "QuantError"),
     ("workbench.sparsity.names", "SparsityError"),
     ("workbench.track", "TrackError"),

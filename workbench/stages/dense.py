@@ -11,6 +11,7 @@ from workbench.stages.choosing import Choosing
 from workbench.stages.weights import Weights, load, state, take
 from workbench.stages.work import Work
 from workbench.tasks import Task
+from workbench.training.graph import GraphError, obstacle
 from workbench.training.loop import Run, train
 from workbench.training.resume import Row
 
@@ -89,8 +90,12 @@ def train_phase(
     trained: tuple[nn.Module, Task],
     masks: Masks,
     choosing: Choosing | None = None,
+    why_no_graph: str | None = None,
 ) -> list[Row]:
-    """Train one phase in place, holding masks or choosing them; its curve."""
+    """Train one phase in place, holding masks or choosing them; its curve.
+
+    `why_no_graph` tells why its steps cannot be a CUDA graph, if not for the phase's own reasons.
+    """
 
     def held(model: nn.Module, optimizer: optim.Optimizer, length: int) -> Hold | MaskScheduler:
         return (
@@ -104,5 +109,22 @@ def train_phase(
         checkpoint_seconds=work.spec.checkpoint_seconds,
         log=work.log,
         hold=held if masks or choosing else None,
+        as_graph=_as_graph(work, name, phase, trained[1], bool(choosing), why_no_graph),
     )
     return train(*trained, name, phase, run)
+
+
+def _as_graph(
+    work: Work, name: str, phase: Phase, task: Task, chooses: bool, why_not: str | None
+) -> bool:
+    """Whether the steps of a phase are a CUDA graph; the record notes it, or why they are not."""
+    if work.spec.training_step == "eager":
+        return False
+    why_not = why_not or obstacle(task, phase.train, work.accelerator, chooses)
+    if why_not and work.spec.training_step == "graph":
+        raise GraphError(
+            f"phase {name}: its steps cannot be a CUDA graph: {why_not}; use training_step: auto, "
+            "which leaves such phases eager"
+        )
+    work.notes[f"{name}/training_step"] = f"eager: {why_not}" if why_not else "graph"
+    return not why_not

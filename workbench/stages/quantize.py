@@ -17,6 +17,7 @@ from workbench.tasks import Task
 from workbench.tasks.base import moved
 
 FINETUNE = "int8"  # the name of the phase of quantization-aware training
+ROUNDED = "every call of a layer is intercepted, to round its values"
 
 Limits = dict[str, float]
 
@@ -128,7 +129,7 @@ def _finetuned(
     with quant.Finetuning(model, start, settings.scales == "learned") as rounding:
         finished = work.resume.finished(FINETUNE)
         if finished is None:
-            rows = train_phase(work, FINETUNE, tuned, (model, task), masks)
+            rows = train_phase(work, FINETUNE, tuned, (model, task), masks, why_no_graph=ROUNDED)
             if work.accelerator.is_main_process:
                 work.resume.finish(FINETUNE, state(model), rows)
         else:

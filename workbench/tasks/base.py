@@ -25,10 +25,15 @@ WHOLE = Shares()
 
 
 class Task(ABC):
-    """One task on one data set; `metric` is the primary name in what `evaluate` returns."""
+    """One task on one data set; `metric` is the primary name in what `evaluate` returns.
+
+    `why_no_graph` tells why a training step cannot be recorded once and replayed with the next
+    batch, and is None if it can: the loss asks the device nothing, batches are of a few shapes.
+    """
 
     metric: str
     higher_is_better: bool
+    why_no_graph: str | None
     train: Dataset
     held_out: Dataset
 

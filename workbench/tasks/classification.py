@@ -20,6 +20,7 @@ class Task(base.Task):
     """Images of one of `classes` kinds."""
 
     metric, higher_is_better = "top1", True
+    why_no_graph = None
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Open the training and held-out images."""

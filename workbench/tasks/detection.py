@@ -22,6 +22,7 @@ class Task(base.Task):
     """Photos with boxes; networks that predict masks are judged on those too."""
 
     metric, higher_is_better = "box_ap", True
+    why_no_graph = "photos differ in size and in the number of their boxes"
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Open the training and held-out photos; masks are read where the catalog has them."""

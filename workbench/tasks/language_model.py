@@ -34,6 +34,7 @@ class Causal(base.Task):
     """The next character, with the memory of the segments before."""
 
     metric, higher_is_better = "bits_per_character", False
+    why_no_graph = "the memory of a step is an input of the next"
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Cut the byte stream into the streams of a batch."""
@@ -109,6 +110,7 @@ class Masked(base.Task):
     """Hidden word pieces and whether one half follows the other, as BERT is pretrained."""
 
     metric, higher_is_better = "masked_loss", False
+    why_no_graph = None
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Turn paragraphs into blocks of word pieces."""

@@ -27,6 +27,7 @@ class Task(base.Task):
     """Questions on passages longer than the network reads, in sliding windows."""
 
     metric, higher_is_better = "f1", True
+    why_no_graph = "windows are padded to the longest of their batch"
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Encode the questions in windows of `sequence` word pieces, `stride` apart."""

@@ -33,6 +33,7 @@ class Task(base.Task):
     """Sentence pairs under a joint vocabulary learned from the training split."""
 
     metric, higher_is_better = "bleu", True
+    why_no_graph = "sentences are padded to the longest of their batch"
     pairs: type[Pairs] = Pairs  # how a sentence pair becomes an example
 
     def __init__(self, phase: Phase, seed: int, root: Path):

@@ -1,8 +1,7 @@
 """The training loop: steps of one phase, logged, checked for finite losses, resumable."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +13,14 @@ from tqdm import tqdm
 from workbench.durations import steps
 from workbench.sections import Phase
 from workbench.seeds import seed_for
-from workbench.tasks.base import Task, moved
+from workbench.tasks.base import Task
 from workbench.training import optim as optimizers
 from workbench.training.average import Averaging
+from workbench.training.graph import Graphed
 from workbench.training.resume import Resume, Row
 from workbench.training.schedule import learning_rate
 from workbench.training.sharing import Sharing
+from workbench.training.step import Step
 
 LOG_EVERY = 20  # steps; losses are fetched from the device this often
 
@@ -38,6 +39,7 @@ class Run:
     checkpoint_seconds: float
     log: Callable[[str, list[Row]], None]
     hold: Callable[[nn.Module, optim.Optimizer, int], Any] | None = None  # int: steps to come
+    as_graph: bool = False  # steps are recorded and replayed; `graph.obstacle` says where they can
 
     def judged(self, model: nn.Module, task: Task) -> dict[str, float]:
         """The primary metric on held-out data now, in the precision of training; the model goes on.
@@ -90,7 +92,7 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     accelerator, spec = run.accelerator, phase.train
     length = steps(spec.length, task.steps_per_epoch)
     judge_every = phase.eval.every and max(1, steps(phase.eval.every, task.steps_per_epoch, length))
-    optimizer = optimizers.build(model, spec.optimizer)
+    optimizer = optimizers.build(model, spec.optimizer, for_graph=run.as_graph)
     sharing = Sharing(accelerator, spec.shares, run.seed, name)
     sharing.check(task.order(), 0)
     torch.manual_seed(seed_for(run.seed, "dropout", name))
@@ -103,6 +105,8 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     held = run.hold(model, prepared, length) if run.hold else None
     start, rows = _restored(run, name, model, optimizer, averaging, held, sharing)
     progress = Progress(name, rows)
+    take = Step(accelerator, task, wrapped, prepared, sharing, held, spec.clip_norm)
+    take = Graphed(take, name) if run.as_graph else take
     batches = iter(task.training_batches(start, length, sharing.shares))
     bar = tqdm(
         range(start, length),
@@ -117,14 +121,7 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
     for step in bar:
         rate = learning_rate(spec, step, length, task.steps_per_epoch)
         optimizers.set_rate(optimizer, rate)
-        loss = _backward(accelerator, task, wrapped, batches, sharing, step)
-        if spec.clip_norm:
-            accelerator.unscale_gradients()
-            if held:
-                held.mask_gradients()
-            nn.utils.clip_grad_norm_(model.parameters(), spec.clip_norm)
-        prepared.step()
-        prepared.zero_grad()
+        loss = take(batches, step)
         if averaging:
             averaging.update(step + 1)
         progress.waiting.append((step, rate, loss))
@@ -152,28 +149,6 @@ def train(model: nn.Module, task: Task, name: str, phase: Phase, run: Run) -> li
 
 def _is_due(done: int, every: int, length: int) -> bool:
     return done % every == 0 or done == length
-
-
-def _backward(
-    accelerator: Accelerator,
-    task: Task,
-    wrapped: nn.Module,
-    batches: Iterator[Any],
-    sharing: Sharing,
-    step: int,
-) -> Tensor:
-    """The gradients of this process's shares of a step, averaged; the mean of their losses."""
-    mine, losses = sharing.shares.mine, []
-    for share in mine:
-        sharing.seed(step, share)
-        last = share == mine[-1]  # processes exchange gradients once a step
-        with contextlib.nullcontext() if last else accelerator.no_sync(wrapped):
-            batch = moved(next(batches), accelerator.device)
-            with accelerator.autocast():
-                loss, sharing.carry[share] = task.loss(wrapped, batch, sharing.carry[share])
-            accelerator.backward(loss / len(mine))
-        losses.append(loss.detach())
-    return losses[0] if len(mine) == 1 else torch.stack(losses).mean()
 
 
 def _unwrap(accelerator: Accelerator, wrapped: nn.Module) -> None:
@@ -218,7 +193,7 @@ def _restored(
     if state is None:
         return 0, []
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    optimizers.restore(optimizer, state["optimizer"])
     if run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(state["scaler"])
     if averaging:
