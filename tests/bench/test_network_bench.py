@@ -1,10 +1,8 @@
-"""The benchmark of whole networks without a GPU: its plan, its rows, how it goes on, its kinds."""
+"""The benchmark of whole networks without a GPU: its rows, and how it goes on."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -18,13 +16,11 @@ from sparse24.candidates import Choice
 from sparse24.dense_mode import in_dense_mode
 from sparse24.nn import SparseLinear
 from sparse24.trials import Trial
-from workbench import cli, dag, resolve
-from workbench.bench import eight_bits, kinds, meter
+from workbench.bench import eight_bits, meter
 from workbench.bench import network as benchmark
 from workbench.bench.candidates import CANDIDATES, Candidate, folded
 from workbench.bench.network import Tools, difference, measured_row, settle
-from workbench.bench.plan import Planned, plan, planned
-from workbench.resolve import SpecError
+from workbench.bench.plan import Planned, planned
 from workbench.workload import workload
 
 MEASURED = {"median_us": 5.0, "low_us": 4.0, "high_us": 6.0, "memory_mb": 1.0, "energy_mj": None,
@@ -41,83 +37,6 @@ def measured(call: Any) -> dict[str, Any]:
 def tools(tmp_path: Path) -> Tools:
     # a CPU has convolutions of float16, and plain torch stands in for the kernels there
     return Tools(torch.device("cpu"), torch.half, measured, lambda call: call, "h100", tmp_path)
-
-
-def test_the_plan_has_the_talks_batches_and_every_other_network_that_swaps() -> None:
-    for name in ("bert_large", "resnext101_32x16d"):
-        assert {p.batch for p in plan([name])} == {1, 8, 32, 64, 128, 256}
-    names = {p.network for p in plan()}
-    assert names <= set(resolve.names("networks"))
-
-    def architecture(name: str) -> str:
-        spec = dag.spec_of(name, "2to4", "full")
-        phase = spec.phases[spec.last_phase]
-        size = phase.data.image_size
-        return f"{spec.model_of(spec.last_phase).model_dump()} {phase.task} {size}"
-
-    talk = [n for n in resolve.names("networks") if dag.spec_of(n, "2to4", "full").talk]
-    assert len(talk) == 34
-    left = {architecture(name) for name in talk} - {architecture(name) for name in names}
-    # whose input's values decide its shapes
-    assert left == {architecture("gnmt")}
-
-
-def test_keys_are_networks_batches_and_candidates_what_matters_most_first() -> None:
-    keys = planned(["bert_large"], "fp16", [8])
-    assert keys == [
-        ("bert_large", 8, "sparse24 fp16"),
-        ("bert_large", 8, "compiled fp16"),
-        ("bert_large", 8, "eager fp16"),
-        ("bert_large", 8, "sparse24 dense fp16"),
-        ("bert_large", 8, "compiled descent fp16"),
-    ]
-    assert len(planned(["bert_large"], "", [])) == 6 * len(CANDIDATES)
-
-
-def test_batches_and_candidates_come_in_the_order_in_which_they_are_named() -> None:
-    assert planned(["bert_large"], "", [256, 1, 256], "eager fp16,sparse24 int8") == [
-        ("bert_large", 256, "eager fp16"),
-        ("bert_large", 256, "sparse24 int8"),
-        ("bert_large", 1, "eager fp16"),
-        ("bert_large", 1, "sparse24 int8"),
-    ]
-    of_both = planned(["resnext101_32x16d", "bert_large"], "int8", [64, 8], "compiled fp8")
-    assert [key[:2] for key in of_both] == [
-        ("bert_large", 64),  # networks in the plan's order
-        ("resnext101_32x16d", 64),
-        ("bert_large", 8),
-        ("resnext101_32x16d", 8),
-    ]
-
-
-def test_what_takes_long_is_left_out_where_the_plan_tunes_nothing_at_length() -> None:
-    assert {name for *_, name in planned(["sweep"], "", [])} == {
-        name for name in CANDIDATES if name != "compiled descent fp16"
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "words"),
-    [
-        ((["bert"], "", []), BenchError, "network.csv has no group 'bert'; known: bert_large"),
-        (([], "fp32", []), SpecError, r"precision 'fp32'.*known: fp16, int8"),
-        ((["bert_large"], "", [3]), SpecError, "batch 3: network.csv has 1, 8, 32, 64, 128, 256"),
-        (([], "", [], "eager fp8"), SpecError, "candidate 'eager fp8'.*known: sparse24 fp16, comp"),
-        (
-            ([], "int8", [], "eager fp16"),
-            SpecError,
-            "is of fp16, and asked for is int8",
-        ),
-    ],
-)
-def test_what_the_plan_lacks_is_told_with_what_it_has(given, error, words) -> None:
-    with pytest.raises(error, match=words):
-        planned(*given)
-
-
-def test_the_command_refuses_before_it_looks_for_a_gpu(capsys) -> None:
-    assert cli.run(["bench", "network", "--batch", "3"]) == 1
-    assert "batch 3: network.csv has" in capsys.readouterr().err
 
 
 def test_a_swapped_network_is_timed_beside_its_error_and_its_prediction(tools) -> None:
@@ -274,60 +193,6 @@ def test_dense_int8_layers_compute_what_they_replace() -> None:
 def test_few_rows_stay_as_they_are_as_torchs_product_takes_more_than_16() -> None:
     model = Layers()
     assert eight_bits.in_eight_bits(model, (torch.randn(16, 32),), torch.int8) == 0
-
-
-NAMES = {
-    "void sparse24::sm90_gemm_kernel<sparse24::Sm90Shape<(sparse24::Type)0, true, 2, 2, 128> >("
-    "sparse24::Sm90Arguments)": "2:4 products",
-    "void sparse24::sm90_gemm_kernel<sparse24::Sm90Shape<(sparse24::Type)2, false, 2, 2, 128> >("
-    "sparse24::Sm90Arguments)": "dense products",
-    "sm90_xmma_sparse_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x128": "2:4 products",
-    "nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_TNT": "dense products",
-    "sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc": "dense products",
-    "triton_tem_fused_addmm_gelu_3": "dense products",
-    "triton_per_fused_add_native_layer_norm_2": "norms",
-    "triton_poi_fused_add_relu_7": "element-wise",
-    "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, 128, 128>>": "attention",
-    "void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl": (
-        "element-wise"
-    ),
-    "void at::native::max_pool_forward_nhwc<c10::Half, int>": "pooling",
-    "Memcpy DtoD (Device -> Device)": "copies",
-    "something else": "other",
-}
-
-
-@pytest.mark.parametrize(("name", "kind"), NAMES.items())
-def test_a_kernel_is_known_by_its_name(name, kind) -> None:
-    assert kinds.kind_of(name) == kind
-
-
-def test_shares_add_up_to_one_the_largest_first() -> None:
-    found = kinds.shares([("nvjet", 3.0), ("flash", 1.0), ("cutlass gemm", 4.0), ("odd", 2.0)])
-    assert found == {"dense products": 0.7, "other": 0.2, "attention": 0.1}
-    assert list(found) == ["dense products", "other", "attention"]
-
-
-def test_clock_and_power_are_asked_for_while_the_calls_go_on() -> None:
-    begun, called = Event(), []
-
-    def call() -> None:
-        called.append(True)
-        begun.set()
-
-    def ask(field: str) -> str:
-        assert field == "clocks.sm,power.draw"
-        assert begun.wait(10)
-        return "1515, 529.50"
-
-    told = meter.under_load(call, ask, lambda: None)
-    assert told == {"clock_mhz": "1515", "power_w": "529.50"}
-    assert called
-
-
-def test_energy_that_is_not_counted_is_none_with_the_reason(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)  # as where it is not installed
-    assert meter.energy(lambda: None, 1e-3) == (None, "nvidia-ml-py is not installed")
 
 
 def test_dense_mode_is_measured_at_what_the_2_to_4_weight_was() -> None:
