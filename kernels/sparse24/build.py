@@ -19,6 +19,7 @@ import torch
 
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARY = "sparse24.so"
+SUFFIXES = {".cu", ".cuh", ".cpp", ".h"}  # what a compiler leaves beside them is no source
 FLAGS = ("-O3", "-std=c++17", "-Xcompiler", "-fPIC", "-lineinfo", "-Xfatbin", "-compress-all")
 # which machine code each kernel is built for, by the start of its file's name
 ARCHITECTURES = {
@@ -73,7 +74,7 @@ def commands(nvcc: str, out: Path) -> list[tuple[list[str], Path]]:
 def digest(nvcc: str) -> str:
     """What a build depends on: sources, flags, compiler."""
     seen = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
+    for path in sorted(p for p in SOURCES.iterdir() if p.suffix in SUFFIXES):
         seen.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     seen.update(repr((FLAGS, sorted(ARCHITECTURES.items()), TORCH, version)).encode())

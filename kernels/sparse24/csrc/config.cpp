@@ -4,7 +4,7 @@
 namespace sparse24 {
 namespace {
 
-constexpr double kClock = 1.9e9;           // Hz under load
+constexpr double kClock = 1.9e9;            // Hz of a card that is not hot yet; choosing needs ratios alone
 constexpr double kSharedBytesPerClock = 134;  // the port that operands, fills and stores share
 constexpr double kFillBytesPerClock = 45;   // that copies bring, shared over a cluster or not
 constexpr double kLaunchSeconds = 3e-6;

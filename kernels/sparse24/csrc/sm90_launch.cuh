@@ -86,9 +86,10 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   if (wrong != nullptr) return wrong;
 
   const int clusters = multiprocessors / blocks;
-  return launch_clusters<&sm90_gemm_kernel<Shape>>((arguments.tiles < clusters ? arguments.tiles : clusters) * blocks, blocks,
-                                                   Shape::kThreads, Shape::kSharedBytes, gemm.stream, x_map,
-                                                   out_map, residual_map, arguments);
+  const int started = arguments.tiles < clusters ? arguments.tiles : clusters;
+  return launch_clusters<&sm90_gemm_kernel<Shape>>(started * blocks, blocks, Shape::kThreads,
+                                                   Shape::kSharedBytes, gemm.stream, x_map, out_map,
+                                                   residual_map, arguments);
 }
 
 template <Type kType, bool kSparse, int... kTile>

@@ -66,7 +66,8 @@ __device__ __forceinline__ void sm90_produce(const CUtensorMap& x_map, const Sm9
     int m, n;
     schedule.place(arguments, m, n);
     const int first_block = (m * cluster.m + cluster.rank_m) * kBlocks;
-    X x(arguments, first_block * 64, (n * cluster.n + cluster.rank_n) * Shape::kTokens + cluster.rank_m * x_rows);
+    const int token = (n * cluster.n + cluster.rank_n) * Shape::kTokens;
+    X x(arguments, first_block * 64, token + cluster.rank_m * x_rows);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
       mbarrier_wait(memory.empty(ring.stage), ring.phase ^ 1);
       const uint32_t barrier = memory.full(ring.stage);
