@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import BertForPreTraining
 
 from workbench.models import bert
 
@@ -39,6 +40,21 @@ def test_pretraining_answers_both_questions() -> None:
     output = model(torch.randint(1, 50, (2, 7)))
     assert output.prediction_logits.shape == (2, 7, 50)
     assert output.seq_relationship_logits.shape == (2, 2)
+
+
+def test_without_positions_pretraining_is_that_of_transformers_and_with_them_its_rows() -> None:
+    model = bert.build(head="masked_language_model", **TINY).eval()
+    tokens = torch.randint(1, 50, (2, 7), generator=torch.manual_seed(0))
+    inputs = {"attention_mask": torch.ones_like(tokens), "token_type_ids": tokens % 2}
+    theirs = BertForPreTraining.forward(model, tokens, **inputs)
+    ours = model(tokens, **inputs)
+    assert torch.equal(ours.prediction_logits, theirs.prediction_logits)
+    assert torch.equal(ours.seq_relationship_logits, theirs.seq_relationship_logits)
+    asked = torch.tensor([9, 0, 6])  # the third of the second sequence, two of the first
+    few = model(tokens, **inputs, positions=asked)
+    rows = torch.stack([theirs.prediction_logits[at] for at in ((1, 2), (0, 0), (0, 6))])
+    torch.testing.assert_close(few.prediction_logits, rows)
+    assert torch.equal(few.seq_relationship_logits, theirs.seq_relationship_logits)
 
 
 def test_the_encoder_has_the_same_names_under_either_head() -> None:

@@ -70,7 +70,8 @@ class Pieces(Noise):
             {
                 "input_ids": (pieces := drawn(1000, 128)),
                 "token_type_ids": drawn(2, 128),
-                "labels": pieces,  # to be copied, which 40 steps begin to learn
+                "positions": (asked := torch.randperm(BATCH * 128, generator=generator)[:2731]),
+                "labels": pieces.flatten()[asked],  # to be copied, which 40 steps begin to learn
                 "next_sentence_label": drawn(2),
             }
             for _ in range(8)

@@ -2,12 +2,42 @@
 
 from typing import Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 
 from workbench.models import scaling
 
 Head = Literal["masked_language_model", "question_answering"]
+
+
+class Pretraining(BertForPreTraining):
+    """Both pretraining heads; words are told of all positions, or only of those asked for.
+
+    As gather_indexes in run_pretraining.py of google-research/bert: the vocabulary's logits of 85 %
+    of the positions would be thrown away. It is in `forward`, since what wraps the model to
+    train it in several processes hooks into that.
+    """
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> BertForPreTrainingOutput:
+        """Logits of words [batch, length, vocabulary] and of the next sentence [batch, 2].
+
+        With `positions` [rows], which count through the batch, sequence after sequence, those of
+        words are [rows, vocabulary].
+        """
+        states, pooled = self.bert(
+            input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        )[:2]
+        if positions is not None:
+            states = states.flatten(0, 1).index_select(0, positions)
+        words, follows = self.cls(states, pooled)
+        return BertForPreTrainingOutput(prediction_logits=words, seq_relationship_logits=follows)
 
 
 def build(
@@ -47,5 +77,5 @@ def build(
         attn_implementation="sdpa",
     )
     if head == "masked_language_model":
-        return BertForPreTraining(config)
+        return Pretraining(config)
     return BertForQuestionAnswering(config)

@@ -20,6 +20,7 @@ from workbench.data.language import (
     byte_codes,
     read_bytes,
     stack,
+    stack_hidden,
     word_stream,
 )
 from workbench.data.loader import Order, shuffled
@@ -128,8 +129,8 @@ class Masked(base.Task):
 
     @property
     def collate(self) -> Any:
-        """Blocks of equal length."""
-        return stack
+        """Blocks of equal length, and where their hidden word pieces are."""
+        return stack_hidden
 
     def order(self) -> Order:
         """Short blocks, from `longer.after` on the longer ones."""
@@ -163,6 +164,10 @@ class Masked(base.Task):
         hidden, follows = self._losses(model, batch)
         return hidden + follows, None
 
+    def run(self, model: nn.Module, batch: Any, carry: Any) -> Any:
+        """One pass that asks for the words of all positions, as users of the network do."""
+        model(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"])
+
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Both losses; limits were applied to the text itself."""
         hidden, follows, count = 0.0, 0.0, 0
@@ -170,7 +175,7 @@ class Masked(base.Task):
         for start in range(0, len(self.held_out), size):
             stop = min(start + size, len(self.held_out))
             items = [self.held_out[(index, index)] for index in range(start, stop)]
-            losses = self._losses(model, moved(stack(items), device))
+            losses = self._losses(model, moved(stack_hidden(items), device))
             hidden += float(losses[0]) * len(items)
             follows += float(losses[1]) * len(items)
             count += len(items)
@@ -182,11 +187,10 @@ class Masked(base.Task):
         return float(-np.log(share[self.held_out.halves.numpy()]).mean())
 
     def _losses(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        output = model(input_ids=batch["input_ids"], token_type_ids=batch["token_type_ids"])
+        asked = {name: batch[name] for name in ("input_ids", "token_type_ids", "positions")}
+        output = model(**asked)
         hidden = cross_entropy(
-            output.prediction_logits.flatten(0, 1).float(),
-            batch["labels"].flatten(),
-            ignore_index=IGNORED,
+            output.prediction_logits.float(), batch["labels"], ignore_index=IGNORED
         )
         follows = cross_entropy(
             output.seq_relationship_logits.float(), batch["next_sentence_label"]
