@@ -100,15 +100,18 @@ class Algorithms:
 
 @cache
 def known(element: torch.dtype, out: torch.dtype, device: int) -> Algorithms:
-    """What is known of a pair of types on a device, asked now (10 s to a minute) if nothing is."""
+    """What is known of a pair of types on a device; asked now (10 s to a minute) where nothing is.
+
+    Each verdict is kept as it comes, so that a process that is ended on the way loses none.
+    """
     with torch.cuda.device(device):
         told = bench.facts()
     types = f"{_name(element)}:{_name(out)}"
     facts = [str(told[name]) for name in ("device", "driver", "torch", "cusparselt")]
     name = " ".join(["cusparselt", types, *facts]).replace("/", "-").replace(":", "-")
     found = Algorithms(build.cache_root() / f"{name}.json")
-    if not found.verdicts:
-        found.keep(asked(partial(_started, types, device)))
+    if missing := [number for number in NUMBERS if number not in found.verdicts]:
+        asked(partial(_started, types, device), missing, told=found.keep)
     return found
 
 
@@ -117,10 +120,11 @@ def asked(
     numbers: Iterable[int] = NUMBERS,
     children: int = CHILDREN,
     quiet: float = QUIET_SECONDS,
+    told: Callable[[Verdicts], None] = lambda verdicts: None,
 ) -> Verdicts:
     """The verdict of each number, by several children at once, each started anew after a hang.
 
-    BenchError if one does not start.
+    `told` gets each as it comes. BenchError if a child does not start.
     """
     waiting, verdicts, lock = iter(numbers), {}, Lock()
     hangs: list[int] = []
@@ -135,6 +139,8 @@ def asked(
             while (number := following()) is not None:
                 child = child or _Child(start())
                 verdicts[number] = child.verdict(number, quiet)
+                with lock:
+                    told({number: verdicts[number]})
                 if child.is_lost:
                     hangs.append(number)
                     child.end()
@@ -147,7 +153,9 @@ def asked(
         for done in [pool.submit(work) for _ in range(children)]:
             done.result()
     rest = f"not asked, after {len(hangs)} that did not finish"
-    return dict(sorted((verdicts | dict.fromkeys(waiting, rest)).items()))
+    unasked = dict.fromkeys(waiting, rest)
+    told(unasked)
+    return dict(sorted((verdicts | unasked).items()))
 
 
 class _Child:
