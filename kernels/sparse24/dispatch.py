@@ -160,7 +160,7 @@ def _found(
         for count, problem in problems.items():
             found = store.get(problem)
             if found is None:
-                found = trials(problem, device, timer)
+                found = trials(problem, device, timer, prompt=True)
                 store.add(problem, found)
             result.append((count, tuple(trial for trial in found if trial.timing)))
     return result

@@ -1,5 +1,6 @@
 """Every candidate of a product, timed on random operands."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -17,6 +18,7 @@ from .weight import PackedWeight, SparseWeight, pack
 
 BACKENDS = ("sparse24", "cusparselt", "dense")
 FINALISTS = 3
+MOST_HOST_MS = 5.0  # of a call that dispatch may choose
 NO_TILE = "there is no tile of this number"  # csrc/sm90_launch.cuh's words
 CLUSTERS = ((1, 1), (2, 1), (1, 2))
 RASTERS = (4, 8, 16)
@@ -148,11 +150,16 @@ class Operands:
 
 
 class Asked(NamedTuple):
-    """A problem, who is asked for it (all that can, if None), and all of our plans or one."""
+    """A problem, who is asked for it (all that can, if None), and all of our plans or one.
+
+    `prompt` leaves cuSPARSELt out where one call of it keeps the CPU longer than MOST_HOST_MS: torch
+    makes a plan in every call, which takes 0.2 s in float16 on an H100.
+    """
 
     problem: AnyProblem
     backends: tuple[str, ...] | None = None
     plans: bool = True
+    prompt: bool = False
 
 
 def trials(
@@ -160,12 +167,13 @@ def trials(
     device: torch.device,
     timer: Timer = bench.graph_time,
     backends: tuple[str, ...] | None = None,
+    prompt: bool = False,
 ) -> list[Trial]:
     """The best of each backend, the fastest first; a backend that cannot says why, at the end.
 
     BenchError if the GPU is lost on the way.
     """
-    return trials_of([Asked(problem, backends)], device, timer)[0]
+    return trials_of([Asked(problem, backends, prompt=prompt)], device, timer)[0]
 
 
 def trials_of(
@@ -178,11 +186,11 @@ def trials_of(
     """
     operands, quick = {}, partial(_timed, timer=bench.glance(timer))
     entries = []  # which was asked, what a backend's candidates showed, and its finalists
-    for index, (problem, backends, plans) in enumerate(asked):
+    for index, (problem, backends, plans, prompt) in enumerate(asked):
         if problem not in operands:
             operands[problem] = Operands(problem, device)
         for backend in backends or problem.backends:
-            tried = sorted(_tried(operands[problem], backend, quick, plans), key=_time)
+            tried = sorted(_tried(operands[problem], backend, quick, plans, prompt), key=_time)
             finals = [(operands[problem], t.choice) for t in tried[:FINALISTS] if t.timing]
             entries.append((index, tried, finals))
     timings = iter(_in_turn([final for *_, finals in entries for final in finals], timer))
@@ -202,10 +210,10 @@ def _in_turn(finals: Sequence[tuple[Operands, Choice]], timer: Timer) -> list[Ti
 
 
 def _tried(
-    operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool
+    operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool, prompt: bool
 ) -> list[Trial]:
     if backend == "cusparselt":
-        return _algorithms(operands, timed)
+        return _algorithms(operands, timed, prompt)
     done = [timed(operands, Choice(backend, COST_MODEL if backend == "sparse24" else 0))]
     if done[0].timing is None or backend == "dense":
         return done
@@ -221,18 +229,31 @@ def _tried(
     return done
 
 
-def _algorithms(operands: Operands, timed: Callable[..., Trial]) -> list[Trial]:
+def _algorithms(operands: Operands, timed: Callable[..., Trial], prompt: bool) -> list[Trial]:
     """cuSPARSELt by each number that is known to finish (torch 2.11's own search crashes)."""
     try:
         refuse_cusparselt(operands.weight, DTYPES[operands.problem.out_type])
     except Unsupported as error:
         return [Trial(Choice("cusparselt", 0), None, str(error))]
+    if prompt and (spent := _host_ms(operands.calls(Choice("cusparselt", 0))[0])) > MOST_HOST_MS:
+        reason = f"a call keeps the CPU {spent:.0f} ms, as torch makes a plan in each"
+        return [Trial(Choice("cusparselt", 0), None, reason)]
     known = _known(operands)
     done = [timed(operands, Choice("cusparselt", number)) for number in known.finishing]
     if not done:
         reason = f"no algorithm finishes: {known.left_out}"
         return [Trial(Choice("cusparselt", 0), None, reason)]
     return [trial._replace(reason=trial.reason or known.left_out) for trial in done]
+
+
+def _host_ms(call: Call) -> float:
+    call()  # loads the kernel
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    call()
+    spent = time.perf_counter() - started
+    torch.cuda.synchronize()
+    return spent * 1e3
 
 
 def _known(operands: Operands) -> algorithms.Algorithms:
