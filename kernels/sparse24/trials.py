@@ -152,8 +152,8 @@ class Operands:
 class Asked(NamedTuple):
     """A problem, who is asked for it (all that can, if None), and all of our plans or one.
 
-    `prompt` leaves cuSPARSELt out where one call of it keeps the CPU longer than MOST_HOST_MS: torch
-    makes a plan in every call, which takes 0.2 s in float16 on an H100.
+    `prompt` leaves cuSPARSELt out where a call of it keeps the CPU longer than MOST_HOST_MS, as
+    torch makes a plan in each call, which takes 0.2 s in float16 on an H100.
     """
 
     problem: AnyProblem
