@@ -210,7 +210,7 @@ def _in_turn(finals: Sequence[tuple[Operands, Choice]], timer: Timer) -> list[Ti
 
 
 def _tried(
-    operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool, prompt: bool
+    operands: Operands, backend: str, timed: Callable[..., Trial], plans: bool, prompt: bool = False
 ) -> list[Trial]:
     if backend == "cusparselt":
         return _algorithms(operands, timed, prompt)
@@ -229,7 +229,9 @@ def _tried(
     return done
 
 
-def _algorithms(operands: Operands, timed: Callable[..., Trial], prompt: bool) -> list[Trial]:
+def _algorithms(
+    operands: Operands, timed: Callable[..., Trial], prompt: bool = False
+) -> list[Trial]:
     """cuSPARSELt by each number that is known to finish (torch 2.11's own search crashes)."""
     try:
         refuse_cusparselt(operands.weight, DTYPES[operands.problem.out_type])

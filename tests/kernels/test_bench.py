@@ -125,7 +125,7 @@ def _convolutions(make: Callable[[], nn.Module], batch: int) -> Counter[convs.Sh
 def test_a_convolution_is_asked_of_cudnn_and_a_1x1_one_of_cublas_too(dtype) -> None:
     point = convs.Shape(32, 1024, 2048, 14, 14, 1, 1, 1, 0, 1)
     asked = convs.problems(point, dtype)
-    problem, backends, _ = asked["same result"]
+    problem, backends, *_ = asked["same result"]
     # 32 * 14 * 14 pixels, as the talk's table says of its first row
     assert (problem.out_features, problem.tokens, problem.in_features) == (2048, 6272, 1024)
     assert set(backends) == {"sparse24", "dense"}
@@ -150,7 +150,7 @@ def test_operands_rotate_through_more_than_the_cache(size) -> None:
 @pytest.mark.parametrize("dtype", gemms.BENCHMARK.dtypes)
 def test_each_backend_is_asked_for_the_same_result(dtype) -> None:
     asked = gemms.problems(gemms.Shape(64, 128, 256), dtype)
-    problem, backends, _ = asked["same result"]
+    problem, backends, *_ = asked["same result"]
     assert (problem.out_features, problem.tokens, problem.in_features) == (64, 128, 256)
     assert problem.out_type == TYPES[torch.float16]
     assert set(backends) == {"sparse24", "cusparselt", "dense"}

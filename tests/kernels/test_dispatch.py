@@ -271,3 +271,12 @@ def test_a_convolution_that_cudnn_has_not_says_why() -> None:
 def test_images_to_measure_at_are_needed(images, store, sizes) -> None:
     with pytest.raises(ValueError, match=r"give \(batch, height, width\)"):
         dispatch.tune_conv2d(images[1], sizes, timer=Clock(of_images), store=store)
+
+
+def test_a_library_whose_call_keeps_the_cpu_is_not_searched(monkeypatch) -> None:
+    case = SimpleNamespace(calls=lambda _: [None], weight=None, problem=Problem(16, OUT, IN, 0, 0))
+    monkeypatch.setattr(trials, "refuse_cusparselt", lambda *_: None)
+    monkeypatch.setattr(trials, "_host_ms", lambda _: 2 * trials.MOST_HOST_MS)
+    (left_out,) = trials._algorithms(case, None, prompt=True)
+    assert left_out.timing is None
+    assert "keeps the CPU 10 ms" in left_out.reason
