@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from threading import Event
 
 import pytest
@@ -57,6 +59,34 @@ def test_each_number_has_its_verdict_and_no_child_is_left() -> None:
     # two, and one for each lost before the numbers ended
     assert 3 <= len(start.children) <= 5
     assert all(child.poll() is not None for child in start.children)
+
+
+def test_a_search_that_was_ended_goes_on_with_what_it_lacks(monkeypatch, tmp_path) -> None:
+    facts = dict.fromkeys(("device", "driver", "torch", "cusparselt"), "x")
+    monkeypatch.setattr(algorithms.bench, "facts", lambda: facts)
+    monkeypatch.setattr(algorithms.build, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(algorithms, "NUMBERS", range(5))
+    kept, start = [], children(refuses={3})
+    monkeypatch.setattr(algorithms, "_started", lambda *_: start())
+    keep = Algorithms.keep
+
+    def note(known: Algorithms, verdicts: dict[int, str]) -> None:
+        kept.append(verdicts)
+        keep(known, verdicts)
+        if len(kept) == 2:
+            raise KeyboardInterrupt  # where the process is ended
+
+    monkeypatch.setattr(Algorithms, "keep", note)
+    ask = algorithms.known.__wrapped__
+    monkeypatch.setattr(algorithms, "asked", partial(asked, children=1))
+    with pytest.raises(KeyboardInterrupt):
+        ask(torch.half, torch.half, 0)
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text()) == {"0": "", "1": ""}
+    found = ask(torch.half, torch.half, 0)
+    assert found.verdicts == {0: "", 1: "", 2: "", 3: "refused: no such number", 4: ""}
+    assert [list(each) for each in kept] == [[0], [1], [2], [3], [4], []]
 
 
 def test_after_many_hangs_the_numbers_left_are_not_asked() -> None:

@@ -1,6 +1,7 @@
 """Dispatch with a clock of our own: what is chosen, kept, explained and written."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -166,7 +167,7 @@ def test_tiles_are_tried_to_the_last_though_none_of_the_first_fits() -> None:
         return trials.Trial(choice, None, f"sparse24: {words}")
 
     operands = SimpleNamespace(packed=[SimpleNamespace(backend="sm90")])
-    trials._tried(operands, "sparse24", timed, plans=True)
+    trials._tried(operands, "sparse24", timed, plans=True, prompt=False)
     assert set(tried) == {None, *range(8)}
     # the words are the kernel's
     assert trials.NO_TILE in (build.SOURCES / "sm90_launch.cuh").read_text()
@@ -274,9 +275,38 @@ def test_images_to_measure_at_are_needed(images, store, sizes) -> None:
 
 
 def test_a_library_whose_call_keeps_the_cpu_is_not_searched(monkeypatch) -> None:
-    case = SimpleNamespace(calls=lambda _: [None], weight=None, problem=Problem(16, OUT, IN, 0, 0))
+    operands = SimpleNamespace(
+        calls=lambda _: [None], weight=None, problem=Problem(16, OUT, IN, 0, 0)
+    )
+    known = Algorithms(Path("not written"))
+    known.verdicts = {3: "", 4: "does not finish"}
     monkeypatch.setattr(trials, "refuse_cusparselt", lambda *_: None)
-    monkeypatch.setattr(trials, "_host_ms", lambda _: 2 * trials.MOST_HOST_MS)
-    (left_out,) = trials._algorithms(case, None, prompt=True)
-    assert left_out.timing is None
-    assert "keeps the CPU 10 ms" in left_out.reason
+    monkeypatch.setattr(trials, "_known", lambda _: known)
+
+    def timed(_, choice: Choice) -> trials.Trial:
+        return trials.Trial(choice, Timing(1.0, 1.0, 1.0))
+
+    def found(host_us: float, prompt: bool) -> trials.Trial:
+        monkeypatch.setattr(trials.bench, "host_us", lambda _, count: host_us)
+        (only,) = trials._algorithms(operands, timed, prompt)
+        return only
+
+    assert found(10_000.0, prompt=True)[1:] == (
+        None,
+        "a call keeps the CPU 10 ms, as torch makes a plan in each",
+    )
+    assert found(10_000.0, prompt=False).choice.number == 3
+    assert found(100.0, prompt=True).choice.number == 3
+
+
+def test_a_default_that_the_library_refuses_leaves_the_others_to_be_searched(monkeypatch) -> None:
+    def refused(call, count: int) -> float:
+        raise RuntimeError("no such algorithm at this size")
+
+    monkeypatch.setattr(trials.bench, "host_us", refused)
+    operands = SimpleNamespace(calls=lambda _: [None])
+    assert trials._host_ms(operands) == 0.0
+    monkeypatch.undo()
+    if not torch.cuda.is_available():
+        with pytest.raises(BenchError, match="torch sees none"):
+            trials._host_ms(operands)
