@@ -1,7 +1,7 @@
 """Labelled images: parquet files with encoded images, or a folder per class as ImageNet has."""
 
-import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as arrow
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from workbench.data.at_once import AtOnce, decoded, rgb, steps_of
 from workbench.data.augment import Named, compose
 from workbench.data.loader import Item, seeded
 from workbench.data.source import DataError, Source, some
@@ -49,7 +50,9 @@ class Images(Dataset):
             geometry = [v2.Resize((size, size), antialias=True)]
         else:
             geometry = [v2.Resize(size * 256 // 224, antialias=True), v2.CenterCrop(size)]
+        self.at_once: AtOnce | None = None  # how a batch is read, where `open_images` finds a way
         finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)]
+        self.finish = v2.Compose(finish)
         self.transform = v2.Compose([v2.PILToTensor(), *geometry, *finish])
 
     def __len__(self) -> int:
@@ -65,7 +68,17 @@ class Images(Dataset):
             return seeded(key, lambda: self.transform(image)), label
         return self.transform(image), label
 
+    def __getitems__(self, items: Sequence[Item]) -> list[tuple[torch.Tensor, int]]:
+        """The images and labels of a batch, which a loader asks for; bit for bit those of each."""
+        if self.at_once is None:
+            return [self[item] for item in items]
+        images = self.finish(torch.from_numpy(self.at_once(items)))
+        labels = [self._with_noise(index, self.read.labels[index]) for index, _ in items]
+        return list(zip(images.unbind(), labels, strict=True))
+
     def _with_noise(self, index: int, label: int) -> int:
+        if not self.label_noise:
+            return label
         draw = random.Random(index)  # the same wrong label in every epoch, run and seed
         return draw.randrange(self.classes) if draw.random() < self.label_noise else label
 
@@ -86,7 +99,7 @@ class Parquet:
 
     def __call__(self, index: int) -> tuple[Image.Image, int]:
         """The decoded image and its label."""
-        return Image.open(io.BytesIO(self.images[index])).convert("RGB"), self.labels[index]
+        return rgb(self.images[index]), self.labels[index]
 
 
 class Folder:
@@ -134,7 +147,13 @@ def open_images(
             f"{classes - 1}, as the catalog gives {classes} classes: correct either"
         )
     chosen = (REFERENCE if augment is None else augment) if role == "train" else None
-    return Images(read, size, chosen, label_noise, classes, whole)
+    images = Images(read, size, chosen, label_noise, classes, whole)
+    steps = steps_of(chosen) if chosen is not None else [] if whole else None
+    if isinstance(read, Parquet) and steps is not None:
+        made_of = {"images": source.digest(role), "limit": limit}
+        pixels = decoded(read.images, size, made_of)
+        images.at_once = None if pixels is None else AtOnce(pixels, steps)
+    return images
 
 
 def _few(labels: list[int]) -> str:
