@@ -141,6 +141,24 @@ def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, mo
     assert judged == [("bert_large", "fp16")]  # once for both batches
 
 
+def test_attention_gets_no_mask_while_a_graph_is_recorded(monkeypatch) -> None:
+    given, attention = [], nn.functional.scaled_dot_product_attention
+
+    def note(*args: Tensor, **kwargs: Any) -> Tensor:
+        given.append(kwargs.get("attn_mask", args[3] if len(args) > 3 else None))
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", note)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    work = workload("bert_base", "cpu")
+    with torch.no_grad():
+        work.module(*work.arguments(1, "cpu"))
+    assert given == [None] * 12
+    benchmark.refuse_masks()
+    with pytest.raises(BenchError, match=r"5\.17\.0 gives attention a mask .* install 5\.18"):
+        benchmark.refuse_masks("5.17.0")
+
+
 def test_batch_norms_are_folded_for_the_opponents_too(tools) -> None:
     work = workload("resnet20_cifar", "cpu")
     example = work.arguments(2, "cpu")

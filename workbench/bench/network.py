@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 from torch.utils._pytree import tree_leaves
@@ -29,6 +31,7 @@ from workbench.workload import Workload, workload
 TIMELESS = ("cases", "check", "conv_cases", "convs", "explain", "gemms", "sweeps", "throughput")
 NAMED = ("network", "batch", "candidate")
 SETTLING, LEAST_VARIANCE = 8, 1e-2  # examples for statistics; few have none at one pixel
+UNMASKED = Version("5.18")  # of transformers
 METHOD = (
     f"CUDA graphs, back-to-back replays between two events, median of {meter.REPEATS} with least "
     f"and most, after {meter.WARM_SECONDS:.0f} s of the same replays, as a card lowers its clock "
@@ -64,6 +67,7 @@ def network(
     """
     metric = cache(metric)
     keys = planned(only, precisions, batches, candidates)
+    refuse_masks()
     sparse24.bench.require_gpu()
     device = torch.device("cuda", torch.cuda.current_device())
     torch.backends.cudnn.benchmark = True
@@ -85,6 +89,18 @@ def network(
     code = {"code": sha256_of_code()}
     found = sweeps.resumed(keys, NAMED, row, out, told, code)
     print(f"{out}: {len(found['rows'])} rows")
+
+
+def refuse_masks(installed: str = transformers.__version__) -> None:
+    """BenchError for a transformers that gives attention a mask where nothing is padded.
+
+    Until 5.18 it did while a graph is recorded or compiled, and torch's fast kernels take none.
+    """
+    if Version(installed) < UNMASKED:
+        raise BenchError(
+            f"transformers {installed} gives attention a mask in a CUDA graph though nothing is "
+            f"padded, which doubles BERT's time; install {UNMASKED} or later"
+        )
 
 
 def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]:
