@@ -98,9 +98,9 @@ def apply(model: nn.Module, chains: list[tuple[Chain, nn.Module, bool]]) -> None
     for chain, layer, whole in chains:
         place(chain.owner, chain.layer.target, layer)
         if chain.folds:
-            place(chain.owner, chain.norm.target, nn.Identity())
+            place(chain.owner, chain.norm.target, nn.Identity().eval())
         if whole and chain.end is not None and _replaceable(chain):
-            place(chain.owner, chain.end.target, nn.Identity())
+            place(chain.owner, chain.end.target, nn.Identity().eval())
         elif whole and (chain.add is not None or chain.end is not None):
             _rewrite(chain)
             owners[chain.owner] = chain.graph

@@ -98,7 +98,7 @@ def strip(model: nn.Module, pairs: Mapping[str, str]) -> None:
     for norm, name in pairs.items():
         layer, statistics = model.get_submodule(name), model.get_submodule(norm)
         for parent, key in list(_places(model, statistics)):
-            setattr(parent, key, nn.Identity())
+            setattr(parent, key, nn.Identity().train(statistics.training))
         if layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(len(statistics.running_mean)))
 

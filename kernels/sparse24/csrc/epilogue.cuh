@@ -18,13 +18,49 @@ __device__ __forceinline__ float gelu_erf(float value) {
   return 0.5f * value * (1.0f + erff(value * kRootHalf));
 }
 
+// The larger of it and 0; NaN stays, as torch does.
+__device__ __forceinline__ float positive(float value) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  return value < 0.0f ? 0.0f : value;
+#endif
+}
+__device__ __forceinline__ float power_of_two(float exponent) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+  return result;
+#else
+  return exp2f(exponent);
+#endif
+}
+
+// gelu_erf for what leaves in 16 or 8 bits, at a third of its instructions, as a tile waits for them:
+// max(x, 0) - t * P(t), t = |x|, where P is the normal distribution's tail and log2 P a polynomial,
+// fitted (Lawson) to 6.8e-6 on [0, 6.5]; P(6.5) is 4e-11. Off by at most 8.1e-7, and by 7.5e-6 of
+// the result, where float32's own 1 + erf(x) is all cancellation from -5.5 down.
+__device__ __forceinline__ float gelu_erf_short(float value) {
+  const float t = fminf(fabsf(value), 6.5f);
+  float exponent = fmaf(-1.75777677e-06f, t, 5.99365849e-05f);
+  exponent = fmaf(exponent, t, -0.000916362973f);
+  exponent = fmaf(exponent, t, 0.00844738539f);
+  exponent = fmaf(exponent, t, -0.053824503f);
+  exponent = fmaf(exponent, t, -0.45861572f);
+  exponent = fmaf(exponent, t, -1.15118015f);
+  exponent = fmaf(exponent, t, -1.00000381f);
+  return fmaf(-t, power_of_two(exponent), positive(value));
+}
+
 // One branch for all of the values.
 template <int kCount>
 __device__ __forceinline__ void activate(float (&values)[kCount], Activation activation) {
   switch (activation) {
     case Activation::relu:
 #pragma unroll
-      for (float& value : values) value = value < 0.0f ? 0.0f : value;  // keeps NaN, as torch does
+      for (float& value : values) value = positive(value);
       break;
     case Activation::gelu_tanh:
 #pragma unroll
@@ -119,7 +155,7 @@ struct Epilogue {
     if constexpr (kIsGelu) {
 #pragma unroll
       for (float& value : values) {
-        value = kActivation == Activation::gelu_tanh ? gelu_tanh(value) : gelu_erf(value);
+        value = kActivation == Activation::gelu_tanh ? gelu_tanh(value) : gelu_erf_short(value);
       }
     } else if (is_relu && !packs_relu) {
       activate(values, Activation::relu);
@@ -180,11 +216,16 @@ struct Epilogue {
   }
 
   // Four values requantized to s8 in one word, the first one lowest; and a residual's back.
+  // Behind 1.5 * 2^23 a float has no digits, so that adding it rounds, half to even, and leaves the
+  // integer's low byte as its own: no conversion, of which a card does a half or fewer per clock.
   __device__ __forceinline__ uint32_t pack_bytes(const float* values) const {
-    uint32_t word = 0;
+    uint32_t rounded[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) word |= (requantize(values[i]) & 255) << 8 * i;
-    return word;
+    for (int i = 0; i < 4; ++i) {
+      rounded[i] = __float_as_uint(fminf(fmaxf(values[i], -127.0f), 127.0f) + 12582912.0f);
+    }
+    return __byte_perm(__byte_perm(rounded[0], rounded[1], 0x0040),
+                       __byte_perm(rounded[2], rounded[3], 0x0040), 0x5410);
   }
   __device__ __forceinline__ void unpack_bytes(uint32_t word, float* values) const {
 #pragma unroll

@@ -58,6 +58,11 @@ inline uint32_t __shfl_sync(unsigned, uint32_t value, int from) {
   });
   return mine.value;
 }
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
