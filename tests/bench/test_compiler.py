@@ -9,6 +9,7 @@ from torch import nn
 from torch._inductor.utils import fresh_cache
 
 from workbench.bench import compiler
+from workbench.models import bert
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,17 @@ def test_what_was_compiled_is_told_with_the_parts_that_take_a_second(monkeypatch
     }
 
 
+def test_all_of_bert_but_what_makes_its_mask_is_compiled() -> None:
+    model = bert.build(layers=1, hidden=64, heads=1, feed_forward=64, head="question_answering")
+    found = compiler.parts(model.eval())
+    assert {type(part).__name__ for part in found} == {"BertEmbeddings", "BertEncoder", "Linear"}
+    weights = [weight for part in found for weight in part.parameters()]
+    assert len(weights) == len(list(model.parameters()))
+    assert compiler.parts(found[0]) == [found[0]]
+    assert not compiler.is_compiled(model)
+    assert compiler.is_compiled(compiler.compiled(model, autotune=False))
+
+
 @pytest.mark.slow
 def test_of_equal_products_one_is_benchmarked() -> None:
     """The measured claim of the counters: three layers of one size, one benchmark of it."""
@@ -77,6 +89,7 @@ def test_of_equal_products_one_is_benchmarked() -> None:
 
     model, x = Layers().eval().requires_grad_(False), torch.randn(32, 64)
     with fresh_cache(), torch.no_grad():
+        wanted = model(x)
         found = compiler.compiled(model, autotune=True)(x)
-    torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert compiler.did()["benchmarked"] == 1

@@ -132,12 +132,12 @@ def test_the_benchmark_goes_on_where_it_stopped_unless_code_changed(tmp_path, mo
     assert all(key[3] for key in run([8]))  # tuned, as the plan says
     assert run([1, 8]) == []
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 10
+    assert len(rows) == 12
     told = {row["candidate"]: row.get("metric") for row in rows}
     assert told["sparse24 fp16"] == {"reason": "bert_large fp16"}
     assert told["eager fp16"] is None
     code = "second"
-    assert len(run([1, 8])) == 10
+    assert len(run([1, 8])) == 12
     assert judged == [("bert_large", "fp16")]  # once for both batches
 
 

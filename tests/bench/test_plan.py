@@ -32,6 +32,7 @@ def test_keys_are_networks_batches_and_candidates_what_matters_most_first() -> N
     keys = planned(["bert_large"], "fp16", [8])
     assert keys == [
         ("bert_large", 8, "sparse24 fp16"),
+        ("bert_large", 8, "sparse24 compiled fp16"),
         ("bert_large", 8, "compiled fp16"),
         ("bert_large", 8, "eager fp16"),
         ("bert_large", 8, "sparse24 dense fp16"),
@@ -68,7 +69,7 @@ def test_what_takes_long_is_left_out_where_the_plan_tunes_nothing_at_length() ->
         ((["bert"], "", []), BenchError, "network.csv has no group 'bert'; known: bert_large"),
         (([], "fp32", []), SpecError, r"precision 'fp32'.*known: fp16, int8"),
         ((["bert_large"], "", [3]), SpecError, "batch 3: network.csv has 1, 8, 32, 64, 128, 256"),
-        (([], "", [], "eager fp8"), SpecError, "candidate 'eager fp8'.*known: sparse24 fp16, comp"),
+        (([], "", [], "eager fp8"), SpecError, "candidate 'eager fp8'.*known: sparse24 fp16, sparse24 comp"),
         (
             ([], "int8", [], "eager fp16"),
             SpecError,

@@ -19,7 +19,7 @@ def row(network: str, batch: int, candidate: str, us: float | str, **more: objec
             shares = {"dense products": 0.6, "attention": 0.2, "element-wise": 0.2}
         found = {"median_us": us, "low_us": us, "high_us": us, "memory_mb": 700.0,
                  "energy_mj": 512.0, "shares": shares}  # fmt: skip
-    sparse = candidate in ("sparse24 fp16", "sparse24 int8")
+    sparse = candidate in ("sparse24 fp16", "sparse24 compiled fp16", "sparse24 int8")
     return {
         "network": network, "batch": batch, "candidate": candidate, "sparse": sparse,
         "precision": candidate.rpartition(" ")[2].replace("fp8", "int8"), "unit": "sequences",
@@ -37,6 +37,7 @@ def root(tmp_path: Path) -> Path:
             row("bert_large", batch, "compiled fp16", 1500.0 * grown),
             row("bert_large", batch, "sparse24 fp16", 1200.0 * grown,
                 predicted={"speedup": 1.5, "dense_ms": 1.5 * grown, "sparse_ms": grown}),
+            row("bert_large", batch, "sparse24 compiled fp16", 1300.0 * grown),
             row("bert_large", batch, "compiled fp8", 900.0 * grown),
             row("bert_large", batch, "sparse24 int8", 1000.0 * grown,
                 metric={"name": "f1", "dense": 80.0, "sparse": 79.5, "difference": -0.5}),
@@ -56,6 +57,7 @@ def test_dense_is_the_fastest_opponent_of_the_precision_or_a_wider_one(root) -> 
     frame = network_table(root / "lite" / "measurements").numbers
     assert tuple(frame.columns) == COLUMNS
     first = frame[(frame.network == "bert_large") & (frame.batch == 1)].set_index("precision")
+    assert first.sparse_backend["fp16"] == "sparse24 fp16"
     assert first.dense_backend["fp16"] == "compiled fp16"
     assert first.speedup["fp16"] == 1500 / 1200
     assert first.dense_backend["int8"] == "compiled fp8"

@@ -67,32 +67,37 @@ def _eight(dtype: torch.dtype) -> Make:
     return make
 
 
-def _ours(precision: str, sparse: bool) -> Make:
+def _ours(precision: str, sparse: bool = True, compiles: bool = False) -> Make:
     def make(model: nn.Module, example: Example, _: bool) -> nn.Module:
         model = deepcopy(model)
         sparse24.swap(model, precision=precision, example=example)
         if not sparse and not in_dense_mode(model):
             raise NotMade("swapping packs no layer of it")
-        return model
+        return compiler.compiled(model, autotune=False) if compiles else model
 
     return make
 
 
 _LIBRARY = "SDPA without mask, batch norms folded, channels_last"
+_LEFT = "torch.compile of what swapping leaves, without tuning"
 _DENSE_MODE = "each layer by our kernel in dense mode or the library, epilogues fused as in 2:4"
 # of each precision in the order of what a run that is cut short should have
 CANDIDATES = {
-    "sparse24 fp16": Candidate("fp16", True, "sparse24.swap, 2:4", _ours("fp16", True)),
+    "sparse24 fp16": Candidate("fp16", True, "sparse24.swap, 2:4", _ours("fp16")),
+    "sparse24 compiled fp16": Candidate(
+        "fp16", True, f"the same, and {_LEFT}", _ours("fp16", compiles=True)
+    ),
     "compiled fp16": Candidate(
         "fp16", False, f"{compiler.WITHOUT}; {_LIBRARY}", _compiled(descent=False)
     ),
     "eager fp16": Candidate("fp16", False, f"torch as it is, {_LIBRARY}", _eager),
-    "sparse24 dense fp16": Candidate("fp16", False, _DENSE_MODE, _ours("fp16", False)),
+    "sparse24 dense fp16": Candidate("fp16", False, _DENSE_MODE, _ours("fp16", sparse=False)),
     "compiled descent fp16": Candidate(
         "fp16", False, f"{compiler.DESCENT}; {_LIBRARY}", _compiled(descent=True), lengthy=True
     ),
-    "sparse24 int8": Candidate(
-        "int8", True, "sparse24.swap, 2:4, activations INT8", _ours("int8", True)
+    "sparse24 int8": Candidate("int8", True, "sparse24.swap, 2:4, activations INT8", _ours("int8")),
+    "sparse24 compiled int8": Candidate(
+        "int8", True, f"the same, and {_LEFT}", _ours("int8", compiles=True)
     ),
     "compiled int8": Candidate(
         "int8", False, f"linear layers by torch._int_mm, {compiler.WITHOUT}", _eight(torch.int8)
@@ -100,5 +105,5 @@ CANDIDATES = {
     "compiled fp8": Candidate(
         "int8", False, f"linear layers by torch._scaled_mm, {compiler.WITHOUT}", _eight(FP8)
     ),
-    "sparse24 dense int8": Candidate("int8", False, _DENSE_MODE, _ours("int8", False)),
+    "sparse24 dense int8": Candidate("int8", False, _DENSE_MODE, _ours("int8", sparse=False)),
 }

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._dynamo.utils import compilation_time_metrics, counters
+from transformers import BertModel
 
 LEAST_SECONDS = 1.0  # of a part of a compilation that is told
 ABOUT = (
@@ -17,7 +18,7 @@ DESCENT = ABOUT + "coordinate descent from there on: all of torch's mode max-aut
 
 
 def compiled(model: nn.Module, autotune: bool, descent: bool = False) -> nn.Module:
-    """The model through Inductor, its weights frozen; it is compiled at its first call.
+    """The model, through Inductor from its first call on, with its weights frozen.
 
     `descent` adds the local search that torch's mode max-autotune has too: one kernel after the
     other is compiled and timed tens of times. It leaves products as they are.
@@ -31,7 +32,26 @@ def compiled(model: nn.Module, autotune: bool, descent: bool = False) -> nn.Modu
     counters.clear()
     compilation_time_metrics.clear()
     options = {"max_autotune": autotune, "coordinate_descent_tuning": descent}
-    return torch.compile(model, options=options, dynamic=False)
+    for part in parts(model):
+        part.compile(options=options, dynamic=False)
+    return model
+
+
+def parts(model: nn.Module) -> list[nn.Module]:
+    """What is compiled: all of a model; of BERT its embeddings, encoder and head, each for itself.
+
+    Between them transformers decides on attention's mask. Compiled by torch 2.11 it makes one
+    though nothing is padded, and attention becomes plain products of float32, not a flash kernel.
+    """
+    masked = [module for module in model.modules() if isinstance(module, BertModel)]
+    if not masked:
+        return [model]
+    return [part for owner in (model, *masked) for part in owner.children() if part not in masked]
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `compiled` made it."""
+    return any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def did() -> dict[str, Any]:

@@ -49,7 +49,8 @@ def in_eight_bits(model: nn.Module, example: tuple[Tensor, ...], dtype: torch.dt
         if name not in most or not takes(layer, most[name][1]):
             continue
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, EightBitLinear(layer, dtype, most[name][0]))
+        made = EightBitLinear(layer, dtype, most[name][0]).train(layer.training)
+        setattr(model.get_submodule(owner), leaf, made)
         count += 1
     return count
 

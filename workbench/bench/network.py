@@ -11,7 +11,6 @@ import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.utils._pytree import tree_leaves
 
 import sparse24
@@ -128,7 +127,7 @@ def measured_row(which: Planned, candidate: str, tools: Tools) -> dict[str, Any]
             call = tools.graphs(made)
             with clock.phase("first calls"):  # a compiler compiles here; then a graph is recorded
                 told["error"] = difference(_output(call(*example)), exact)
-            if isinstance(made, OptimizedModule):
+            if compiler.is_compiled(made):
                 told["compiler"] = compiler.did()
             del work, exact  # or they would count as memory of the candidate
             with clock.phase("timed"):
