@@ -69,7 +69,11 @@ def test_what_takes_long_is_left_out_where_the_plan_tunes_nothing_at_length() ->
         ((["bert"], "", []), BenchError, "network.csv has no group 'bert'; known: bert_large"),
         (([], "fp32", []), SpecError, r"precision 'fp32'.*known: fp16, int8"),
         ((["bert_large"], "", [3]), SpecError, "batch 3: network.csv has 1, 8, 32, 64, 128, 256"),
-        (([], "", [], "eager fp8"), SpecError, "candidate 'eager fp8'.*known: sparse24 fp16, sparse24 comp"),
+        (
+            ([], "", [], "eager fp8"),
+            SpecError,
+            "candidate 'eager fp8'.*known: sparse24 fp16, sparse24 comp",
+        ),
         (
             ([], "int8", [], "eager fp16"),
             SpecError,

@@ -157,6 +157,31 @@ def test_the_epilogue_is_that_of_the_reference(
     assert ((call.out.double() - wanted).abs() <= step * wanted.abs() + 2e-6).all()
 
 
+@pytest.mark.parametrize("out", [torch.float16, torch.bfloat16, torch.int8])
+def test_gelu_of_short_types_is_right_where_erf_cancels(hopper, out) -> None:
+    x, weight = operands(512, 8, torch.int8, columns=64)
+    bias = torch.linspace(-9, 9, 512)
+    bias[:3] = torch.tensor([torch.nan, torch.inf, -6.5e4])
+    call = Call(torch.zeros_like(x), weight, True, out)
+    call.fields |= {"bias": start(bias), "bias_type": TYPES[torch.float32]}
+    call.fields |= {
+        "activation": ACTIVATIONS["gelu"],
+        "out_scale": 13.0 if out == torch.int8 else 1.0,
+    }
+    assert call.run(hopper, 0) is None
+    found, wanted = call.out[0].double(), torch.nn.functional.gelu(bias.double())
+    if out == torch.int8:
+        assert found[:3].tolist() == [-127, 127, 0]  # NaN as the least
+        assert torch.equal(found[3:], (wanted[3:] * 13).round())
+        return
+    assert found[0].isnan()
+    assert found[1].isinf()
+    smallest = torch.finfo(out).smallest_normal * torch.finfo(out).eps
+    # what is left at -6.5, where the polynomial ends; erf of float32 gives 0 from -5.6 on
+    allowed = (torch.finfo(out).eps / 2 + 1e-5) * wanted.abs() + max(smallest, 3e-10)
+    assert ((found - wanted).abs() <= allowed)[2:].all()
+
+
 @both_forms
 def test_a_row_has_the_same_bits_in_every_batch_and_tile(hopper, sparse) -> None:
     weight = draw.weight_2to4(200, 512, torch.float16, seed=4)
