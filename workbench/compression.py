@@ -90,12 +90,24 @@ class MaskSchedule(Section):
         return self
 
 
+class Distill(Section):
+    """Learning from the dense network in the last phase too (Hinton et al., arXiv 1503.02531).
+
+    `weight` is the share in the loss of the divergence between both networks' predictions at
+    `temperature`, times its square; the rest is the task's own loss.
+    """
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+    temperature: Positive = 4.0
+
+
 class Treatment(Section):
     """What is done to the weights between dense training and quantization.
 
     Retraining repeats `all` phases from the prune point on, or the `last` alone, each for the share
     `retrain_length` of its schedule; milestones shrink with it, a warm-up given in steps or epochs
-    does not. With a `schedule`, masks are chosen during that training, without a stage prune.
+    does not. With a `schedule`, masks are chosen during that training, without a stage prune. With
+    `distill` it learns from the dense network, for tasks that have classes.
     """
 
     pattern: dict[str, Any] = {"kind": "none"}
@@ -105,6 +117,15 @@ class Treatment(Section):
     repeat: Literal["all", "last"] = "all"
     retrain_length: Share = "100%"
     schedule: MaskSchedule | None = None
+    distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _a_student_has_a_teacher(self) -> "Treatment":
+        if self.distill and not self.retrain:
+            raise ValueError("distill is part of retraining: leave retrain true")
+        if self.distill and self.schedule and self.schedule.start == "scratch":
+            raise ValueError("from scratch there is no dense network to distill: start dense")
+        return self
 
     @model_validator(mode="after")
     def _a_schedule_has_masks_to_choose(self) -> "Treatment":

@@ -61,13 +61,16 @@ def upstream(cell: Cell) -> dict[str, Path]:
         return {"weights": dense / "prune_point.safetensors", **final}
     if cell.stage == "retrain":
         spec = spec_of(cell.network, cell.treatment, cell.scale)
+        dense = _at(cell, "dense", "dense")
+        teacher = {"teacher": dense / "final.safetensors"} if spec.treatment.distill else {}
         if spec.treatment.schedule:
-            start = _at(cell, "dense", "dense") / "prune_point.safetensors"
-            return {} if spec.from_scratch else {"weights": start}
+            start = {"weights": dense / "prune_point.safetensors"}
+            return {} if spec.from_scratch else start | teacher
         pruned = _at(cell, cell.treatment, "prune")
         return {
             "weights": pruned / "pruned.safetensors",
             "masks": pruned / "masks.safetensors",
+            **teacher,
         }
     if not spec_of(cell.network, cell.treatment, cell.scale).treatment.retrain:
         return {"weights": _at(cell, "dense", "dense") / "final.safetensors"}

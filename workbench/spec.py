@@ -177,10 +177,13 @@ def stage_slice(spec: Spec, stage: Stage) -> dict[str, Any]:
     last = spec.last_phase
     treatment = whole["treatment"]
     treated = {key: treatment[key] for key in ("pattern", "rule", "keep_dense") if key in treatment}
-    chosen = {}  # masks that are an input are no part of what retraining reads
+    # masks that are an input are no part of what retraining reads
+    read = {
+        key: treatment[key] for key in ("schedule", "distill") if treatment.get(key) is not None
+    }
+    chosen = {"treatment": read} if read else {}
     if spec.treatment.schedule:
-        treatment_read = treated | {"schedule": treatment["schedule"]}
-        chosen = {"treatment": treatment_read, "repeat_from": spec.repeat_from}
+        chosen = {"treatment": treated | read, "repeat_from": spec.repeat_from}
     parts: dict[Stage, dict[str, Any]] = {
         "dense": {"phases": phases, "repeat_from": spec.repeat_from},
         "prune": {

@@ -57,6 +57,7 @@ def train_phases(
         goes_on = name == work.spec.repeat_from and not number
         prefix = "" if goes_on or start is None else phase.prefix
         task = work.task(name)
+        task.teacher = work.teacher(name, task)
         model = work.model(name, task)
         if start is not None and goes_on:
             load(model, start)

@@ -28,8 +28,9 @@ from workbench.record import Cell, File, Record
 from workbench.resolve import data_digests
 from workbench.seeds import seed_for
 from workbench.spec import Spec, data_sets, stage_slice
-from workbench.stages.weights import StageError, Weights, recorded_masks, recorded_weights
+from workbench.stages.weights import StageError, Weights, load, recorded_masks, recorded_weights
 from workbench.tasks import Task, open_task
+from workbench.tasks.teacher import Teacher
 from workbench.training.resume import FOLDER, Resume, Row
 
 COUNTERS = "*num_batches_tracked"  # of batch norms: files of old PyTorch lack them, none use them
@@ -105,6 +106,22 @@ class Work:
         return models.build(
             wanted.build, **wanted.args, width=wanted.width, depth=wanted.depth, **task.shape()
         )
+
+    def teacher(self, phase: str, task: Task) -> Teacher | None:
+        """The dense network that the phase learns from, if its treatment says so."""
+        distill = self.spec.treatment.distill
+        if distill is None or self.cell.stage != "retrain" or phase != self.spec.last_phase:
+            return None
+        if not task.distills:
+            raise StageError(
+                f"treatment {self.cell.treatment} learns from the dense network's classes, and "
+                f"{self.cell.network}'s task {self.spec.phases[phase].task} is not classification: "
+                "take a treatment without distill"
+            )
+        model = self.model(phase, task)
+        load(model, self.weights("teacher"))
+        model = model.to(self.accelerator.device).eval().requires_grad_(False)
+        return Teacher(model, distill.weight, distill.temperature)
 
     def weights(self, role: str = "weights") -> Weights:
         """An input file of the stage."""

@@ -20,6 +20,7 @@ from workbench.data.loader import (
 )
 from workbench.data.source import open_source
 from workbench.sections import Phase
+from workbench.tasks.teacher import Teacher
 
 WHOLE = Shares()
 
@@ -29,11 +30,14 @@ class Task(ABC):
 
     `why_no_graph` tells why a training step cannot be recorded once and replayed with the next
     batch, and is None if it can: the loss asks the device nothing, batches are of a few shapes.
+    `distills` says whether the loss takes what a `teacher` says into account, once one is set.
     """
 
     metric: str
     higher_is_better: bool
     why_no_graph: str | None
+    distills = False
+    teacher: Teacher | None = None
     train: Dataset
     held_out: Dataset
 

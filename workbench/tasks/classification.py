@@ -21,6 +21,7 @@ class Task(base.Task):
 
     metric, higher_is_better = "top1", True
     why_no_graph = None
+    distills = True
 
     def __init__(self, phase: Phase, seed: int, root: Path):
         """Open the training and held-out images."""
@@ -38,13 +39,19 @@ class Task(base.Task):
         return {"classes": entry["classes"]}
 
     def loss(self, model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
-        """Cross-entropy with the spec's label smoothing, an auxiliary head's share added."""
+        """Cross-entropy with the spec's label smoothing, an auxiliary head's share added.
+
+        A teacher's share is of the main head alone.
+        """
         images, labels = batch
         outputs = model(images)
         smoothing = self.phase.train.label_smoothing
+        logits = outputs if isinstance(outputs, Tensor) else outputs.logits
+        loss = cross_entropy(logits, labels, label_smoothing=smoothing)
+        if self.teacher is not None:
+            loss = self.teacher.mixed(loss, logits, images)
         if isinstance(outputs, Tensor):
-            return cross_entropy(outputs, labels, label_smoothing=smoothing), None
-        loss = cross_entropy(outputs.logits, labels, label_smoothing=smoothing)
+            return loss, None
         auxiliary = cross_entropy(outputs.aux_logits, labels, label_smoothing=smoothing)
         return loss + AUXILIARY_SHARE * auxiliary, None
 
