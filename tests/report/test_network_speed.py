@@ -7,7 +7,7 @@ import pytest
 
 from workbench.record import RecordError
 from workbench.report import bench_table
-from workbench.report.network_speed import COLUMNS, claimed, network_table, talk_rows
+from workbench.report.network_speed import COLUMNS, beside, claimed, network_table, talk_rows
 from workbench.report.registry import Printed
 
 
@@ -51,6 +51,24 @@ def root(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "network.json").write_text(json.dumps(told | {"rows": rows}))
     return tmp_path
+
+
+def test_an_int8_network_beside_fp16_alone_has_no_speedup(root) -> None:
+    path = root / "lite" / "measurements" / "network.json"
+    told = json.loads(path.read_text())
+    told["rows"] += [row("resnext101_32x16d", 256, "sparse24 int8", 9.0)]
+    path.write_text(json.dumps(told))
+    table = network_table(path.parent)
+    (found,) = table.numbers[table.numbers.speedup.isna()].to_dict("records")
+    assert (found["network"], found["dense_backend"]) == ("resnext101_32x16d", "compiled fp16")
+    notes = [text for _, text in table.notes]
+    assert (
+        "No speedup: no dense network in 8 bits was measured of resnext101_32x16d at 256." in notes
+    )
+    gain = Printed("network_performance", "", "ResNeXt-101_32x16d INT8", "BS=1-256", "")
+    assert claimed(gain, path.parent)[0] == "–"
+    texts = beside(path.parent, "Card", "resnext101_32x16d", "int8")
+    assert not any("nan" in text for text in texts)
 
 
 def test_dense_is_the_fastest_opponent_of_the_precision_or_a_wider_one(root) -> None:
@@ -99,10 +117,12 @@ def test_the_talks_claims_have_ours_beside_them(root) -> None:
 
     # 256 in 1 ms x 256^0.9
     assert ours("BERT-Large INT8", "BS=256, SeqLen=128")[0].startswith("1,741 sequences/s")
-    assert ours("BERT-Large INT8", "BS=1-256, SeqLen=128")[0].startswith("0.90x to 0.90x")
+    assert ours("BERT-Large INT8", "BS=1-256, SeqLen=128")[0].startswith(
+        "0.90x at batch 1 to 0.90x at batch 256"
+    )
     assert ours("ResNeXt-101_32x16d INT8", "BS=256") == (
         "–",
-        "this network was not measured at this batch",
+        "this network was not measured so, or not beside a dense one of the precision",
     )
     assert ours("BERT-Large", "GEMM-only") == ("–", "not of one network at a batch")
 

@@ -14,7 +14,11 @@ MOST_BARS = 3  # networks, those of the most batches first
 
 
 def network_plot(frame: pd.DataFrame, path: Path) -> None:
-    """Write the speedup over the batch, and beside it, as `_time`, the time by kind of kernel."""
+    """Write the speedup over the batch, and beside it, as `_time`, the time by kind of kernel.
+
+    Of the rows that have a speedup.
+    """
+    frame = frame[frame.speedup.notna()]
     write_svg(_curves(frame), path)
     write_svg(_bars(frame), path.with_stem(f"{path.stem}_time"))
 

@@ -39,7 +39,7 @@ def network_table(measurements: Path) -> Table:
     """A row per network, precision and batch; RecordError where the folder lacks the measurements.
 
     Dense is the fastest of all dense candidates of that precision, an INT8 row's of FP16 and FP8
-    too.
+    too; without one in 8 bits an INT8 row has no speedup.
     """
     told = measurement(measurements, "network")
     frame = _frame(told)
@@ -47,6 +47,7 @@ def network_table(measurements: Path) -> Table:
         ("", told["method"] + "."),
         ("", "Dense and 2:4: the fastest of their candidates, as named. Times in milliseconds."),
         *(("", f"{name}: {about}.") for name, about in told["candidates"].items()),
+        *(("", text) for text in _unopposed(frame)),
         *(("", text) for text in _predicted(frame)),
         ("", "Output error: root mean square of the difference to the FP16 network with the same "
              "weights, over that of its outputs. Weights are random, which costs no time."),
@@ -80,9 +81,10 @@ def beside(measurements: Path, device: str, network: str, precision: str) -> lis
     frame = _frame(told)
     own = frame[(frame.network == network) & (frame.precision == precision)]
     for row in own.to_dict("records"):
+        gain = "" if pd.isna(row["speedup"]) else f", {row['speedup']:.2f}x"
         texts.append(
             f"Measured at batch {row['batch']}: dense {row['dense_ms']:.3f} ms "
-            f"({row['dense_backend']}), 2:4 {row['sparse_ms']:.3f} ms, {row['speedup']:.2f}x."
+            f"({row['dense_backend']}), 2:4 {row['sparse_ms']:.3f} ms{gain}."
         )
     return [*texts, *_predicted(frame)]
 
@@ -101,14 +103,15 @@ def claimed(printed: Printed, measurements: Path) -> tuple[str, str]:
     rows = table.numbers
     rows = rows[(rows.network == ours) & (rows.precision == precision.lower())]
     if "-" in size:  # of speedups, over the batches
-        gains = rows.speedup.agg(["min", "max"])
-        shown = f"{gains['min']:.2f}x to {gains['max']:.2f}x"
+        rows = rows[rows.speedup.notna()].sort_values("speedup")
+        told = [f"{row['speedup']:.2f}x at batch {row['batch']}" for row in rows.to_dict("records")]
+        shown = " to ".join(dict.fromkeys(told[:1] + told[-1:]))
     else:
         rows = rows[rows.batch == int(size)]
         told = rows.to_dict("records")
         shown = "".join(f"{row['sparse_per_s']:,.0f} {row['unit']}/s" for row in told)
     if rows.empty:
-        return DASH, "this network was not measured at this batch"
+        return DASH, "this network was not measured so, or not beside a dense one of the precision"
     return f"{shown} ({table.title})", ""
 
 
@@ -142,10 +145,11 @@ def _rows(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             sparse = [row for row in timed if row["sparse"] and row["precision"] == precision]
             dense = [row for row in timed if not row["sparse"] and row["precision"] in allowed]
             if sparse and dense:
-                yield _numbers(min(dense, key=_time), min(sparse, key=_time))
+                is_opposed = any(row["precision"] == precision for row in dense)
+                yield _numbers(min(dense, key=_time), min(sparse, key=_time), is_opposed)
 
 
-def _numbers(dense: dict[str, Any], sparse: dict[str, Any]) -> dict[str, Any]:
+def _numbers(dense: dict[str, Any], sparse: dict[str, Any], is_opposed: bool) -> dict[str, Any]:
     batch, precision, network = (sparse[name] for name in ("batch", "precision", "network"))
     times = {"dense": _time(dense), "sparse": _time(sparse)}
     predicted, metric = sparse.get("predicted", {}), sparse.get("metric", {})
@@ -157,7 +161,7 @@ def _numbers(dense: dict[str, Any], sparse: dict[str, Any]) -> dict[str, Any]:
         "size": sparse["size"],
         "dense_backend": dense["candidate"],
         "sparse_backend": sparse["candidate"],
-        "speedup": times["dense"] / times["sparse"],
+        "speedup": times["dense"] / times["sparse"] if is_opposed else float("nan"),
         "predicted_speedup": predicted.get("speedup"),
         "predicted_dense_ms": predicted.get("dense_ms"),
         "predicted_sparse_ms": predicted.get("sparse_ms"),
@@ -195,7 +199,7 @@ def _talk(network: str, precision: str, batch: int) -> dict[str, str | None]:
 
 def _texts(row: dict[str, Any]) -> list[Text]:
     shown = partial(cell, row)
-    slower = "" if row["speedup"] >= 1 else " (slower)"
+    slower = " (slower)" if row["speedup"] < 1 else ""
     metric = DASH if pd.isna(row["metric_difference"]) else signed(row["metric_difference"])
     return [
         Text(row["network"]),
@@ -216,9 +220,17 @@ def _texts(row: dict[str, Any]) -> list[Text]:
     ]
 
 
+def _unopposed(frame: pd.DataFrame) -> Iterator[str]:
+    """The rows whose dense network has more bits, as none of theirs was measured."""
+    rows = frame[frame.speedup.isna()].to_dict("records")
+    if rows:
+        names = ", ".join(f"{row['network']} at {row['batch']}" for row in rows)
+        yield f"No speedup: no dense network in 8 bits was measured of {names}."
+
+
 def _predicted(frame: pd.DataFrame) -> Iterator[str]:
     """How far the predictions were off, in speedup and in the sparse network's time."""
-    known = frame[frame.predicted_speedup.notna()]
+    known = frame[frame.predicted_speedup.notna() & frame.speedup.notna()]
     if known.empty:
         yield "Predicted: no device of experiments/bench/devices.yaml is this card."
         return
