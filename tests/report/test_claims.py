@@ -66,7 +66,15 @@ def test_the_speedup_of_a_product_is_that_of_the_benchmark(results):
     (folder / "wgmma_ceiling.json").write_text(json.dumps(ceilings))
     found = {c.printed.row: c for c in claims("smoke", [0], results) if c.printed.table == "gemm"}
     assert found["M=1024 N=8192 K=1024"].ours.startswith("1.50x (GEMMs")  # 60 / 40
-    assert found["M=4096 N=8192 K=1024"].reason.startswith("this product is not among")
+    assert found["M=4096 N=8192 K=1024"].reason.startswith("this size is not among")
+    layer = {"n": 32, "c": 1024, "k": 2048, "h": 14, "w": 14, "r": 1, "s": 1, "stride": 1}
+    layer |= {"padding": 0, "groups": 1, "dtype": "float16"}
+    took = {"cuDNN": {"median_us": 45.0}, "sparse24": {"median_us": 30.0}}
+    rows = [layer | {"found": took}, layer | {"dtype": "int8", "found": took}]
+    (folder / "conv.json").write_text(json.dumps(told | {"rows": rows}))
+    found = {c.printed.row: c for c in claims("smoke", [0], results) if c.printed.table == "conv"}
+    assert found["N=32 C=1024 K=2048 H=14"].ours.startswith("1.50x (Convolutions")
+    assert found["N=256 C=256 K=512 H=7"].reason.startswith("this size is not among")
     made = methods_table("alternatives", "smoke", ["bert_base_pretraining"], [0], results)
     speeds = {r[0].value: r[made.header.index("Speedup of GEMMs")].value for r in made.rows}
     assert (speeds["2:4"], speeds["Unstructured 50 %"]) == ("1.50–1.50x", "–")

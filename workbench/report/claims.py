@@ -10,12 +10,14 @@ from workbench import dag, resolve
 from workbench.files import write_text
 from workbench.record import Record, RecordError, read
 from workbench.report import collect, compare
+from workbench.report.conv import conv_table
 from workbench.report.gemm import gemm_table
 from workbench.report.network_speed import claimed
 from workbench.report.registry import ACCURACY, Printed, registry, rows_of
 from workbench.report.render import RESULTS, grid
 from workbench.report.wording import DASH, metric_title, number, signed, study_title
 
+TIMED = {"gemm": gemm_table, "conv": conv_table}  # by the talk's table
 Numbers = dict[str, dict[str, Any]]  # a row of a study by the talk's key of its network
 
 
@@ -43,7 +45,7 @@ def claims(scale: str, seeds: list[int], root: Path) -> list[Claim]:
             found.append(_shortened(printed, shortened, scale))
         elif printed.table == "statements":
             found.append(_stated(printed, scale, root))
-        elif printed.table == "gemm":
+        elif printed.table in TIMED:
             found.append(_timed(printed, root / scale / "measurements"))
         elif printed.table == "network_performance":
             found.append(Claim(printed, *claimed(printed, root / scale / "measurements")))
@@ -126,9 +128,9 @@ def _shortened(printed: Printed, numbers: Numbers, scale: str) -> Claim:
 
 
 def _timed(printed: Printed, measurements: Path) -> Claim:
-    """Our speedup of the same product in fp16, on our device."""
+    """Our speedup of the same product or convolution in fp16, on our device."""
     try:
-        timed = gemm_table(measurements)
+        timed = TIMED[printed.table](measurements)
     except RecordError as error:
         return Claim(printed, DASH, f"no such measurement: {error}")
     sizes = dict(part.split("=") for part in printed.row.split())
@@ -137,7 +139,7 @@ def _timed(printed: Printed, measurements: Path) -> Claim:
         rows = rows[rows[size.lower()] == int(value)]
     rows = rows[rows.speedup_vs_dense.notna()]
     if rows.empty:
-        return Claim(printed, DASH, "this product is not among those that were measured")
+        return Claim(printed, DASH, "this size is not among those that were measured")
     return Claim(printed, f"{rows.speedup_vs_dense.iloc[0]:.2f}x ({timed.title})")
 
 
