@@ -109,7 +109,7 @@ class Hopper:
     """The sm_90 kernel, compiled for the CPU: a library for each type and form, when asked for."""
 
     def __init__(
-        self, compiler: str, folder: Path, sources: Path, core: list[Path], tiles: int = 255
+        self, compiler: str, folder: Path, sources: Path, core: list[Path], tiles: int = 511
     ) -> None:
         """`core`: of `hopper_core`; `tiles`: bit i says that config.h's tile i is compiled."""
         self.compiler, self.sources, self.core = compiler, sources, core

@@ -18,9 +18,10 @@ both_forms = pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "de
 # rows and tokens of config.h's tiles
 TILES = [
     (256, 128), (256, 192), (128, 128), (128, 64), (64, 64), (64, 16), (64, 128), (128, 128),
+    (64, 128),
 ]  # fmt: skip
-WIDE, BY_TURNS = 1, 7
-every_tile = pytest.mark.parametrize("tile", range(8), ids=[f"{r}x{t}" for r, t in TILES])
+WIDE, BY_TURNS, WINDOW = 1, 7, 8
+every_tile = pytest.mark.parametrize("tile", range(8), ids=[f"{r}x{t}" for r, t in TILES[:8]])
 
 
 def some_tiles(tile: int) -> tuple[int, int]:
@@ -206,6 +207,8 @@ CONVOLUTIONS = {
     "dilated": (64, (3, 3), (1, 1), (2, 2), (2, 2), 1, 5),
     "uneven": (136, (2, 3), (2, 1), (1, 0), (1, 3), 1, BY_TURNS),
     "groups": (256, (3, 3), (1, 1), (1, 1), (1, 1), 2, 6),
+    "window": (72, (3, 3), (1, 1), (1, 1), (1, 1), 1, WINDOW),
+    "window of groups": (256, (3, 3), (1, 1), (1, 1), (1, 1), 2, WINDOW),
     "narrow, wide padding": (16, (3, 1), (1, 2), (3, 2), (3, 1), 1, 0),
 }
 BATCH, HEIGHT, WIDTH = 3, 9, 11

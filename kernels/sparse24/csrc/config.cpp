@@ -27,7 +27,8 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
   const double operands = tile.tokens * (128.0 / steps) + 64 * 32;
   const double issue = tile.tokens / 2.0;
   const double weight_bytes = block_bytes(size, sparse) * (tile.rows() / 64.0);
-  const double token_bytes = tile.tokens * 128.0;
+  // a window's tokens are copied once for nine blocks of K, with what lies around them
+  const double token_bytes = tile.tokens * 128.0 * (tile.is_window ? 0.2 : 1.0);
   const int products = tile.rows() / 64 * steps;
   const double port = (products * operands + weight_bytes + token_bytes) / kSharedBytesPerClock;
   const double fill = (weight_bytes + token_bytes) / kFillBytesPerClock;
@@ -56,6 +57,11 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
   double least = 0;
   for (int tile = 0; tile < kTileCount; ++tile) {
     if (!kTiles[tile].takes(size)) continue;
+    if (kTiles[tile].is_window &&
+        (convolution == nullptr ||
+         Window::of(*convolution, kTiles[tile].tokens, window_room(sparse)).rows == 0)) {
+      continue;
+    }
     if (convolution != nullptr && convolution->groups > 1 &&
         out_features / convolution->groups % kTiles[tile].rows() != 0) {
       continue;

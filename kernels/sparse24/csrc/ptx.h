@@ -99,6 +99,22 @@ __device__ __forceinline__ void copy_tensor_im2col(uint32_t to, const CUtensorMa
       "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier), "h"(s), "h"(r)
       : "memory");
 }
+// The same of four dimensions: channels, columns and rows of image n from (c, w, h) on.
+__device__ __forceinline__ void copy_tensor_4d(uint32_t to, const CUtensorMap* map, int c, int w, int h,
+                                               int n, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(map), "r"(c), "r"(w), "r"(h), "r"(n), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void store_tensor_4d(const CUtensorMap* map, uint32_t from, int c, int w, int h,
+                                                int n) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(map),
+      "r"(c), "r"(w), "r"(h), "r"(n), "r"(from)
+      : "memory");
+}
 __device__ __forceinline__ void store_tensor_2d(const CUtensorMap* map, uint32_t from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
                "r"(x), "r"(y), "r"(from)

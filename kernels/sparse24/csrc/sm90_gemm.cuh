@@ -61,6 +61,20 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
   wgmma_commit_group();
 }
 
+// The products of one stage of a window: each place of the kernel meets the tokens from its own first
+// pixel on. (The descriptor may start at any row: operands are swizzled by address.)
+template <class Shape, class Sum>
+__device__ __forceinline__ void sm90_multiply_window(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
+                                                     uint32_t x_at, uint32_t weight_at, int pitch,
+                                                     int thread, bool is_first) {
+#pragma unroll
+  for (int tap = 0; tap < Shape::kTaps; ++tap) {
+    const uint32_t pixel = x_at + (tap / 3 * pitch + tap % 3) * kBlockBytesOfK;
+    sm90_multiply<Shape>(sums, pixel, weight_at + tap * Shape::kBlockBytes, thread, is_first && tap == 0);
+    if (tap + 1 < Shape::kTaps) wgmma_wait_group<1>();
+  }
+}
+
 template <class Shape>
 __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const CUtensorMap& residual_map,
                                              const Sm90Arguments& arguments, const Memory<Shape>& memory,
@@ -112,7 +126,12 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     if constexpr (Shape::kByTurns) mbarrier_wait(memory.turn(warpgroup), turn);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
       mbarrier_wait(memory.full(ring.stage), ring.phase);
-      sm90_multiply<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage) + my_weight, thread, k == 0);
+      if constexpr (Shape::kIsWindow) {
+        sm90_multiply_window<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage),
+                                    arguments.window.pitch, thread, k == 0);
+      } else {
+        sm90_multiply<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage) + my_weight, thread, k == 0);
+      }
       wgmma_wait_group<1>();
       if (k > 0) release(previous);
       previous = ring.stage;
@@ -122,11 +141,18 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
       if (thread == 0) mbarrier_arrive(memory.turn(warpgroup ^ 1));
     }
     affines.load_late(epilogue);
+    if constexpr (Shape::kIsWindow) {
+      const WindowPlace place(arguments, n);
+      staging.row = place.row;
+      staging.image = place.image;
+    }
     wgmma_wait_group<0>();
     release(previous);
-    if (!arguments.stores_by_copy_engine) {
-      const auto plain = shared + (memory.staging(warpgroup) - shared_address(shared));
-      sm90_store_plain<Shape>(sums, arguments, reinterpret_cast<Sum*>(plain), feature, token, warpgroup, thread);
+    if (!Shape::kIsWindow && !arguments.stores_by_copy_engine) {
+      if constexpr (!Shape::kIsWindow) {
+        const auto plain = shared + (memory.staging(warpgroup) - shared_address(shared));
+        sm90_store_plain<Shape>(sums, arguments, reinterpret_cast<Sum*>(plain), feature, token, warpgroup, thread);
+      }
     } else if (epilogue.out_size() == 2) {
       sm90_store_tile<Shape, 2>(sums, affines, epilogue, staging, feature, token);
     } else {
@@ -169,7 +195,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (role == 0) {
     setmaxnreg_decrease<Shape::kProducerRegisters>();
     if (threadIdx.x / 32 == 0 && elect_one()) {
-      if (arguments.is_convolution) {
+      if constexpr (Shape::kIsWindow) {
+        sm90_produce_windows<Shape>(x_map, arguments, memory);
+      } else if (arguments.is_convolution) {
         sm90_produce<Shape, Sm90Pixels>(x_map, arguments, memory);
       } else {
         sm90_produce<Shape, Sm90Rows>(x_map, arguments, memory);

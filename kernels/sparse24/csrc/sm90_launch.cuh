@@ -41,7 +41,19 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   arguments.cluster_m = plan.cluster_m;
   arguments.cluster_n = plan.cluster_n;
   const int tiles_m = ceil_div(ceil_div(gemm.out_features, Shape::kRows), plan.cluster_m);
-  const int tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
+  int tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
+  if constexpr (Shape::kIsWindow) {
+    if (gemm.convolution != nullptr) {
+      arguments.window = Window::of(*gemm.convolution, Shape::kTokens, Shape::kRoom);
+    }
+    if (arguments.window.rows == 0 || gemm.residual != nullptr || out_size > 2 ||
+        !copy_engine_takes(gemm.out, gemm.out_pitch)) {
+      return "this tile is of 3 x 3 convolutions with padding 1, whose results are 16 or 8 bits wide "
+             "without a residual, and of images that fit into it";
+    }
+    tiles_n = gemm.convolution->batch * arguments.window.tiles;
+    arguments.by_image = Divider(arguments.window.tiles);
+  }
   arguments.tiles = tiles_m * tiles_n;
   arguments.width = plan.raster < 1 || plan.raster > tiles_m ? tiles_m : plan.raster;
   arguments.tiles_of_strip = arguments.width * tiles_n;
@@ -61,6 +73,7 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
     arguments.group_features = gemm.out_features / c.groups;
     arguments.group_channels = c.channels / c.groups;
     arguments.channel_blocks = ceil_div(arguments.group_channels, block_k(size));
+    if constexpr (Shape::kIsWindow) arguments.k_blocks = arguments.channel_blocks;
     if (plan.cluster_m != 1) return "the pixels of a convolution are not shared over a cluster";
     if (c.groups > 1 && arguments.group_features % Shape::kRows != 0) {
       return "a tile may not reach over the features of one group";
@@ -69,13 +82,22 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
 
   CUtensorMap x_map, out_map = {}, residual_map = {};
   const int x_rows = Shape::kTokens / plan.cluster_m;
+  const Window& window = arguments.window;
   const char* wrong =
-      arguments.is_convolution
+      Shape::kIsWindow
+          ? encode_images(&x_map, map_type(gemm.type), size, gemm.x, gemm.convolution->channels,
+                          gemm.convolution->width, gemm.convolution->height, gemm.convolution->batch,
+                          gemm.x_pitch, window.rows + 3, window.pitch, block_k(size))
+      : arguments.is_convolution
           ? encode_pixels(&x_map, map_type(gemm.type), size, gemm.x, *gemm.convolution, gemm.x_pitch,
                           x_rows, block_k(size))
           : encode_rows(&x_map, map_type(gemm.type), size, gemm.x, gemm.tokens, gemm.in_features,
                         gemm.x_pitch, x_rows, block_k(size));
-  if (wrong == nullptr && arguments.stores_by_copy_engine) {
+  if (wrong == nullptr && Shape::kIsWindow) {
+    const Convolution& c = *gemm.convolution;
+    wrong = encode_images(&out_map, map_type(gemm.out_type), out_size, gemm.out, gemm.out_features, c.out_width,
+                          c.out_height, c.batch, gemm.out_pitch, window.rows, window.pitch, 64);
+  } else if (wrong == nullptr && arguments.stores_by_copy_engine) {
     wrong = encode_rows(&out_map, map_type(gemm.out_type), out_size, gemm.out, gemm.tokens,
                         gemm.out_features, gemm.out_pitch, Shape::kPart, 64);
     if (wrong == nullptr && gemm.residual != nullptr) {

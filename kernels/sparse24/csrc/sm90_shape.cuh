@@ -37,6 +37,8 @@ struct Sm90Arguments {
   bool is_convolution;
   Convolution convolution;
   int group_features, group_channels, channel_blocks;
+  Window window;
+  Divider by_image;
 };
 
 template <Type kTypeOf, bool kSparseOf, int kTileOf>
@@ -53,8 +55,11 @@ struct Sm90Shape {
   static constexpr int kRows = kTile.rows();
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kBlockBytes = block_bytes(kSize, kSparse);
-  static constexpr int kWeightBytes = kBlockBytes * (kRows / 64);
-  static constexpr int kTokenBytes = kTokens * kBlockBytesOfK;
+  static constexpr bool kIsWindow = kTile.is_window;
+  static constexpr int kTaps = kIsWindow ? 9 : 1;  // blocks of K of a stage: places of a 3 x 3 kernel
+  static constexpr int kWeightBytes = kTaps * kBlockBytes * (kRows / 64);
+  static constexpr int kRoom = kIsWindow ? window_room(kSparse) : kTokens;  // rows of x in a stage
+  static constexpr int kTokenBytes = kRoom * kBlockBytesOfK;
   static constexpr int kWeightRowBytes = kSparse ? 64 : 128;
   static constexpr int kSteps = kWeightRowBytes / 32;  // wgmmas along one block of K
   static constexpr bool kIsWide = kTile.is_wide();
@@ -67,11 +72,12 @@ struct Sm90Shape {
   static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= kPooledRegisters,
                 "the warpgroups that multiply would wait for registers for ever");
   // A warpgroup's tile leaves in parts of 64 features x kPart tokens, of at most 2 bytes each, by
-  // turns through kBuffers buffers, so that the copy engine reads one while the next is written.
-  static constexpr int kPart = kTokens < 64 ? kTokens : 64;
+  // turns through kBuffers buffers, so that the copy engine reads one while the next is written; a
+  // window's whole, as its rows have no multiple of tokens.
+  static constexpr int kPart = kIsWindow || kTokens < 64 ? kTokens : 64;
   static constexpr int kParts = kRowSteps * kTokens / kPart;
   static constexpr int kPartBytes = kPart * 128;
-  static constexpr int kBuffers = 3;
+  static constexpr int kBuffers = kIsWindow ? 1 : 3;
   static constexpr int kStagingBytes = kBuffers * kPartBytes;  // per warpgroup
   static constexpr int kBudget = 227 * 1024 - 2048 - kWarpgroups * kStagingBytes;
   static constexpr int kFit = kBudget / (kWeightBytes + kTokenBytes);

@@ -125,6 +125,7 @@ struct Staging {
   uint32_t buffers, barriers;  // a barrier for the residual of each buffer
   int warpgroup, thread;
   Ring<Shape::kBuffers> ring = {};
+  int row = 0, image = 0;  // of a window's tile
 
   __device__ __forceinline__ uint32_t buffer(int slot) const { return buffers + slot * Shape::kPartBytes; }
   __device__ __forceinline__ uint32_t barrier(int slot) const { return barriers + 8 * slot; }
@@ -160,6 +161,10 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
                                                  const Epilogue& epilogue, Staging<Shape>& staging,
                                                  int feature, int token) {
   const bool is_first = staging.thread == 0;
+  if constexpr (Shape::kBuffers == 1) {
+    if (is_first) bulk_wait_group_read<0>();  // the tile before has left the buffer
+    named_barrier(1 + staging.warpgroup, 128);
+  }
 #pragma unroll
   for (int part = 0; part < Shape::kParts; ++part) {
     constexpr int kPerStep = Shape::kParts / Shape::kRowSteps;
@@ -182,7 +187,8 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
     fence_proxy_async();
     if (is_first) {
       // The next part's buffer was stored from two parts ago.
-      if (!epilogue.has_residual()) {
+      if constexpr (Shape::kBuffers == 1) {
+      } else if (!epilogue.has_residual()) {
         bulk_wait_group_read<Shape::kBuffers - 2>();
       } else if (part > 0 && part + 2 < Shape::kParts) {
         bulk_wait_group_read<0>();
@@ -191,8 +197,12 @@ __device__ __forceinline__ void sm90_store_parts(const Sum (&sums)[Shape::kRowSt
     }
     named_barrier(1 + staging.warpgroup, 128);
     if (is_first) {
-      store_tensor_2d(staging.out_map, buffer, staging.feature_of(part, feature),
-                      staging.token_of(part, token));
+      if constexpr (Shape::kIsWindow) {
+        store_tensor_4d(staging.out_map, buffer, feature, 0, staging.row, staging.image);
+      } else {
+        store_tensor_2d(staging.out_map, buffer, staging.feature_of(part, feature),
+                        staging.token_of(part, token));
+      }
       bulk_commit_group();
     }
     staging.ring.next();

@@ -63,4 +63,26 @@ inline const char* encode_pixels(CUtensorMap* map, CUtensorMapDataType type, int
                                   "of 16 bytes, strides at most 8, padding and kernel below 128)";
 }
 
+// Boxes of `box_rows` x `box_columns` pixels by `box_channels` channels of images whose pixels lie
+// `pitch` bytes apart; what is outside an image reads as zero and is not stored.
+inline const char* encode_images(CUtensorMap* map, CUtensorMapDataType type, int size, const void* base,
+                                 int channels, int width, int height, int images, int64_t pitch,
+                                 int box_rows, int box_columns, int box_channels) {
+  static const auto encode = driver_entry<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
+  if (encode == nullptr) return kNoEncoder;
+  const cuuint64_t row = static_cast<cuuint64_t>(pitch) * width;
+  const cuuint64_t sizes[4] = {static_cast<cuuint64_t>(channels), static_cast<cuuint64_t>(width),
+                               static_cast<cuuint64_t>(height), static_cast<cuuint64_t>(images)};
+  const cuuint64_t strides[3] = {static_cast<cuuint64_t>(pitch), row, row * height};
+  const cuuint32_t box[4] = {static_cast<cuuint32_t>(box_channels), static_cast<cuuint32_t>(box_columns),
+                             static_cast<cuuint32_t>(box_rows), 1};
+  const cuuint32_t steps[4] = {1, 1, 1, 1};
+  const auto swizzle = box_channels * size == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  const CUresult result =
+      encode(map, type, 4, const_cast<void*>(base), sizes, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? nullptr : "the copy engine refuses these images";
+}
+
 }  // namespace sparse24

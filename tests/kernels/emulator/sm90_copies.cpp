@@ -129,4 +129,38 @@ void store_box(const CUtensorMap& given, uint32_t from, int x, int y) {
   });
 }
 
+// The pixel of a box's row.
+Pixel pixel_of(const TensorMap& map, Pixel first, int row) {
+  return {first.w + row % map.box[1], first.h + row / map.box[1] % map.box[2],
+          first.n + row / map.box[1] / map.box[2]};
+}
+
+void copy_images(uint32_t to, const CUtensorMap& given, int channel, Pixel first, uint32_t barrier) {
+  const TensorMap map = decode(given, false);
+  if (map.rank != 4) fail("a copy of images by a map of fewer dimensions");
+  require_box(to, map);
+  std::vector<uint8_t> box(map.rows * map.row_bytes);
+  for (int i = 0; i < map.rows; ++i) {
+    read_row(map, row_of(map, pixel_of(map, first, i)), channel, &box[i * map.row_bytes]);
+  }
+  deliver(to, std::move(box), map.row_bytes, map.swizzle_bytes, barrier, 1 << rank);
+}
+
+void store_images(const CUtensorMap& given, uint32_t from, int channel, Pixel first) {
+  const TensorMap map = decode(given, false);
+  if (map.rank != 4) fail("a store of images by a map of fewer dimensions");
+  require_box(from, map);
+  start_copy([=] {
+    for (int i = 0; i < map.rows; ++i) {
+      auto* row = const_cast<uint8_t*>(row_of(map, pixel_of(map, first, i)));
+      for (int at = 0; row != nullptr && at < map.row_bytes; at += map.size) {
+        const int column = channel + at / map.size;
+        if (column < 0 || column >= map.sizes[0]) continue;
+        std::memcpy(row + int64_t{column} * map.size,
+                    shared + swizzled(from + i * map.row_bytes + at, map.swizzle_bytes), map.size);
+      }
+    }
+  });
+}
+
 }  // namespace emulator

@@ -14,6 +14,7 @@ struct TensorMap {
   int sizes[4];
   int size;            // of an element
   int row_bytes, rows;  // of a box
+  int box[4];           // of a tiled map
   int swizzle_bytes;
   int lower[2], upper[2], steps[2];
   int rank;
@@ -31,5 +32,8 @@ void copy_box(uint32_t to, const CUtensorMap& map, int x, int y, uint32_t barrie
 void copy_pixels(uint32_t to, const CUtensorMap& map, int channel, Pixel first, int s, int r,
                  uint32_t barrier);
 void store_box(const CUtensorMap& map, uint32_t from, int x, int y);
+// Of four dimensions, from the channel and the pixel on.
+void copy_images(uint32_t to, const CUtensorMap& map, int channel, Pixel first, uint32_t barrier);
+void store_images(const CUtensorMap& map, uint32_t from, int channel, Pixel first);
 
 }  // namespace emulator

@@ -59,6 +59,12 @@ inline void copy_tensor_im2col(uint32_t to, const CUtensorMap* map, int c, int w
                                uint16_t r, uint32_t barrier) {
   emulator::copy_pixels(to, *map, c, {w, h, n}, s, r, barrier);
 }
+inline void copy_tensor_4d(uint32_t to, const CUtensorMap* map, int c, int w, int h, int n, uint32_t barrier) {
+  emulator::copy_images(to, *map, c, {w, h, n}, barrier);
+}
+inline void store_tensor_4d(const CUtensorMap* map, uint32_t from, int c, int w, int h, int n) {
+  emulator::store_images(*map, from, c, {w, h, n});
+}
 inline void store_tensor_2d(const CUtensorMap* map, uint32_t from, int x, int y) {
   emulator::store_box(*map, from, x, y);
 }

@@ -50,9 +50,14 @@ CUresult encode_tiled(CUtensorMap* to, CUtensorMapDataType type, cuuint32_t rank
                       const cuuint32_t* steps, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
                       CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   TensorMap map = {};
-  const bool is_valid = rank == 2 && encode(map, type, rank, base, sizes, strides, box[0], steps, swizzle) &&
-                        box[1] >= 1 && box[1] <= 256 && steps[0] == 1 && steps[1] == 1;
-  map.rows = static_cast<int>(box[1]);
+  bool is_valid = (rank == 2 || rank == 4) &&
+                  encode(map, type, rank, base, sizes, strides, box[0], steps, swizzle);
+  map.rows = 1;
+  for (cuuint32_t i = 0; i < rank; ++i) {
+    is_valid &= box[i] >= 1 && box[i] <= 256 && steps[i] == 1;
+    map.box[i] = static_cast<int>(box[i]);
+    if (i > 0) map.rows *= map.box[i];
+  }
   return keep(to, map, is_valid);
 }
 
