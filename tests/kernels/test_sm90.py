@@ -249,6 +249,13 @@ def test_a_convolution_is_that_of_torch(hopper, dtype, sparse, case) -> None:
         call.out.fill_(POISON)
 
 
+def test_a_window_takes_what_it_is_made_for_alone(hopper) -> None:
+    x, weight = operands(70, 3, torch.float16)
+    assert "3 x 3 convolutions with padding 1" in Call(x, weight, True, torch.float16).run(
+        hopper, WINDOW
+    )
+
+
 def test_what_the_copy_engine_cannot_address_is_refused_in_words(hopper) -> None:
     x, weight = operands(70, 3, torch.float16)
     call = Call(x, weight, True, torch.float16)
