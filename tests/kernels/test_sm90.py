@@ -214,38 +214,57 @@ CONVOLUTIONS = {
 BATCH, HEIGHT, WIDTH = 3, 9, 11
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.int8], ids=["float16", "int8"])
-@both_forms
-@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
-def test_a_convolution_is_that_of_torch(hopper, dtype, sparse, case) -> None:
+def convolved(
+    case: tuple, dtype: torch.dtype, sparse: bool, batch: int, height: int, width: int
+) -> tuple[Call, Tensor, tuple]:
+    """A call of a case of CONVOLUTIONS, what it should give, and what must outlive the call."""
     channels, kernel, stride, padding, dilation, groups, tile = case
     features = 100 if groups == 1 else groups * TILES[tile][0]
     of_group, block = channels // groups, layout.block_k(dtype)
-    image = whole(draw.operand(BATCH * HEIGHT * WIDTH, channels, dtype, seed=6))
+    image = whole(draw.operand(batch * height * width, channels, dtype, seed=6))
     flat = whole(draw.weight_2to4(features, kernel[0] * kernel[1] * of_group, dtype, seed=7))
     weight = flat.view(features, *kernel, of_group)
     padded = torch.zeros(features, *kernel, -(-of_group // block) * block).to(dtype)
     padded[..., :of_group] = weight
     wanted = F.conv2d(
-        image.view(BATCH, HEIGHT, WIDTH, channels).permute(0, 3, 1, 2).double(),
+        image.view(batch, height, width, channels).permute(0, 3, 1, 2).double(),
         weight.permute(0, 3, 1, 2).double(), None, stride, padding, dilation, groups,
     ).permute(0, 2, 3, 1)  # fmt: skip
     out_height, out_width = wanted.shape[1:3]
     call = Call(
-        pitched(image).new_zeros(BATCH * out_height * out_width, 16), padded.flatten(1), sparse,
+        pitched(image).new_zeros(batch * out_height * out_width, 16), padded.flatten(1), sparse,
         torch.float16,
     )  # fmt: skip
     x = pitched(image)
-    sizes = (BATCH, HEIGHT, WIDTH, channels, out_height, out_width)
+    sizes = (batch, height, width, channels, out_height, out_width)
     convolution = Convolution(*sizes, *kernel, *stride, *padding, *dilation, groups)
     call.fields |= {
         "x": start(x),
         "x_pitch": x.stride(0) * x.itemsize,
         "convolution": ctypes.addressof(convolution),
     }
+    return call, wanted.flatten(0, 2).half(), (x, convolution)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8], ids=["float16", "int8"])
+@both_forms
+@pytest.mark.parametrize("size", [(2, 23, 14), (1, 5, 28), (2, 7, 7), (3, 3, 1)], ids=str)
+def test_a_window_ends_with_its_image(hopper, dtype, sparse, size) -> None:
+    case = (256, (3, 3), (1, 1), (1, 1), (1, 1), 2, WINDOW)
+    call, wanted, _kept = convolved(case, dtype, sparse, *size)
+    assert call.run(hopper, WINDOW, multiprocessors=3, copies_are_late=True) is None
+    assert torch.equal(call.out, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8], ids=["float16", "int8"])
+@both_forms
+@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_a_convolution_is_that_of_torch(hopper, dtype, sparse, case) -> None:
+    call, wanted, _kept = convolved(case, dtype, sparse, BATCH, HEIGHT, WIDTH)
+    tile = case[-1]
     for late in (False, True):
         assert call.run(hopper, tile, copies_are_late=late, last_warp_first=late) is None
-        assert torch.equal(call.out, wanted.flatten(0, 2).half())
+        assert torch.equal(call.out, wanted)
         call.out.fill_(POISON)
 
 
