@@ -26,8 +26,8 @@ double predict_seconds(const Plan& plan, int tokens, int in_features, int out_fe
   const int steps = sparse ? 2 : 4;
   const double operands = tile.tokens * (128.0 / steps) + 64 * 32;
   const double issue = tile.tokens / 2.0;
-  const double weight_bytes = block_bytes(size, sparse) * (tile.rows() / 64.0);
-  // a window's tokens are copied once for nine blocks of K, with what lies around them
+  const double weight_bytes = tile.is_window ? 0 : block_bytes(size, sparse) * (tile.rows() / 64.0);
+  // of nine blocks of K, a window's tokens are copied once, with what lies around them; its weight stays
   const double token_bytes = tile.tokens * 128.0 * (tile.is_window ? 0.2 : 1.0);
   const int products = tile.rows() / 64 * steps;
   const double port = (products * operands + weight_bytes + token_bytes) / kSharedBytesPerClock;
@@ -59,7 +59,7 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
     if (!kTiles[tile].takes(size)) continue;
     if (kTiles[tile].is_window &&
         (convolution == nullptr ||
-         Window::of(*convolution, kTiles[tile].tokens, window_room(sparse)).rows == 0)) {
+         Window::of(*convolution, kTiles[tile].tokens, size).rows == 0)) {
       continue;
     }
     if (convolution != nullptr && convolution->groups > 1 &&
@@ -71,7 +71,9 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
       if (cluster[0] > 1 && convolution != nullptr) continue;
       if (cluster[0] > 1 && out_features <= kTiles[tile].rows()) continue;
       if (cluster[1] > 1 && tokens <= kTiles[tile].tokens) continue;
-      const Plan plan = {tile, cluster[0], cluster[1], 8 / cluster[0]};
+      // strips whose width divides the multiprocessors of an H100: a block keeps a window's weight
+      const int raster = kTiles[tile].is_window ? 4 : 8 / cluster[0];
+      const Plan plan = {tile, cluster[0], cluster[1], raster};
       const double seconds =
           predict_seconds(plan, tokens, in_features, out_features, size, sparse, multiprocessors);
       if (least == 0 || seconds < least) {

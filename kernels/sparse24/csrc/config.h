@@ -7,7 +7,7 @@ namespace sparse24 {
 
 // A tile: `row_steps` x 64 output features of each of the warpgroups by `tokens`; where these go by
 // turns, each multiplies a tile of its own. The tokens of a window are whole rows of one image, whose
-// input is copied once for all places of a 3 x 3 kernel.
+// input is copied once for all places of a 3 x 3 kernel; the weight stays for all tiles of its features.
 struct Tile {
   int warpgroups, row_steps, tokens;
   bool by_turns = false, is_window = false;
@@ -34,29 +34,30 @@ constexpr Tile kTiles[] = {
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
+constexpr int kWindowRoom = 288;  // pixels; images of up to 56 columns fit
+
 // A window's input in shared memory: `pitch` pixels a row, one more than an image's, since the zero right
 // of a row is the one left of the next; a pixel's neighbors lie 1 and `pitch` pixels apart.
 struct Window {
   int pitch = 0, rows = 0, tiles = 0;  // rows: of output pixels of a tile; tiles: of an image
 
-  // That of a convolution in tiles of `tokens`, where `room` pixels have room; without rows if none.
-  static Window of(const Convolution& c, int tokens, int room) {
+  // That of a convolution in tiles of `tokens`, for elements of `size` bytes; without rows if none.
+  static Window of(const Convolution& c, int tokens, int size) {
     const bool is_same = c.kernel_height == 3 && c.kernel_width == 3 && c.stride_height == 1 &&
                          c.stride_width == 1 && c.padding_height == 1 && c.padding_width == 1 &&
                          c.dilation_height == 1 && c.dilation_width == 1;
+    const bool is_one_block = c.channels / c.groups <= block_k(size);
     Window window;
     window.pitch = c.width + 1;
     const int most = tokens / window.pitch;
-    if (!is_same || most == 0 || tokens + 2 * window.pitch + 2 > room) return {};
+    if (!is_same || !is_one_block || most == 0 || tokens + 2 * window.pitch + 2 > kWindowRoom) return {};
     window.tiles = ceil_div(c.height, most);
     window.rows = ceil_div(c.height, window.tiles);
-    return window.loaded() <= room ? window : Window();
+    return window.loaded() <= kWindowRoom ? window : Window();
   }
   // Pixels that are copied: a row above, one below, and the zeros at the start of another.
   SPARSE24_BOTH constexpr int loaded() const { return (rows + 3) * pitch; }
 };
-
-constexpr int window_room(bool sparse) { return sparse ? 288 : 192; }  // two stages fit
 
 // What the model says a plan takes, and the plan of the least, of those that can run.
 double predict_seconds(const Plan& plan, int tokens, int in_features, int out_features, int size,

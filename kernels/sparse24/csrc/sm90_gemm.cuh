@@ -66,11 +66,11 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
 template <class Shape, class Sum>
 __device__ __forceinline__ void sm90_multiply_window(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
                                                      uint32_t x_at, uint32_t weight_at, int pitch,
-                                                     int thread, bool is_first) {
+                                                     int thread) {
 #pragma unroll
   for (int tap = 0; tap < Shape::kTaps; ++tap) {
     const uint32_t pixel = x_at + (tap / 3 * pitch + tap % 3) * kBlockBytesOfK;
-    sm90_multiply<Shape>(sums, pixel, weight_at + tap * Shape::kBlockBytes, thread, is_first && tap == 0);
+    sm90_multiply<Shape>(sums, pixel, weight_at + tap * Shape::kBlockBytes, thread, tap == 0);
     if (tap + 1 < Shape::kTaps) wgmma_wait_group<1>();
   }
 }
@@ -107,14 +107,31 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
   Ring<Shape::kStages> ring;
   Schedule schedule(cluster.m * cluster.n);
   uint32_t turn = warpgroup ^ 1;  // the first is the first warpgroup's without a wait
+  Kept<Shape> weights;  // of a window
+  const auto meet = [&](int m) {
+    if (weights.is_at(m)) return;
+    if (weights.features >= 0) {
+      // it may have been the other's alone: none is given back before it has come
+      mbarrier_wait(memory.weight_full(weights.ring.stage), weights.ring.phase);
+      __syncwarp();
+      if (elect_one()) mbarrier_arrive(memory.weight_empty(weights.ring.stage));
+    }
+    weights.turn_to(m);
+  };
   const auto leave_to_other = [&] {
+    if constexpr (Shape::kIsWindow) {
+      int m, n;
+      schedule.place(arguments, m, n);
+      meet(m);
+    }
     schedule.next();
     ring.skip(arguments.k_blocks);
   };
   if (Shape::kByTurns && warpgroup == 1) leave_to_other();
-  for (; !schedule.done(arguments); schedule.next()) {
+  while (!schedule.done(arguments)) {
     int m, n;
     schedule.place(arguments, m, n);
+    if constexpr (Shape::kIsWindow) meet(m);
     const int feature = (m * cluster.m + cluster.rank_m) * Shape::kRows + row;
     const int token = (n * cluster.n + cluster.rank_n) * Shape::kTokens;
     if (has_residual && thread == 0) {
@@ -123,12 +140,13 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
     Sum sums[Shape::kRowSteps][Shape::kTokens / 2];
     int previous = 0;
+    if constexpr (Shape::kIsWindow) mbarrier_wait(memory.weight_full(weights.ring.stage), weights.ring.phase);
     if constexpr (Shape::kByTurns) mbarrier_wait(memory.turn(warpgroup), turn);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
       mbarrier_wait(memory.full(ring.stage), ring.phase);
       if constexpr (Shape::kIsWindow) {
-        sm90_multiply_window<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage),
-                                    arguments.window.pitch, thread, k == 0);
+        sm90_multiply_window<Shape>(sums, memory.x(ring.stage), memory.weight(weights.ring.stage),
+                                    arguments.window.pitch, thread);
       } else {
         sm90_multiply<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage) + my_weight, thread, k == 0);
       }
@@ -160,6 +178,7 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
         sm90_store_tile<Shape, 1>(sums, affines, epilogue, staging, feature, token);
       }
     }
+    schedule.next();
     if constexpr (Shape::kByTurns) leave_to_other();
   }
   if (thread == 0) bulk_wait_group();
@@ -183,6 +202,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     for (int i = 0; i < Shape::kWarpgroups; ++i) {
       mbarrier_init(memory.turn(i), 1);
       for (int j = 0; j < Shape::kBuffers; ++j) mbarrier_init(memory.residual(i) + 8 * j, 1);
+    }
+    for (int i = 0; i < Shape::kKept; ++i) {
+      mbarrier_init(memory.weight_full(i), 1);
+      mbarrier_init(memory.weight_empty(i), 4 * Shape::kWarpgroups);
     }
     fence_mbarrier_init();
   }

@@ -44,12 +44,12 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
   int tiles_n = ceil_div(ceil_div(gemm.tokens, Shape::kTokens), plan.cluster_n);
   if constexpr (Shape::kIsWindow) {
     if (gemm.convolution != nullptr) {
-      arguments.window = Window::of(*gemm.convolution, Shape::kTokens, Shape::kRoom);
+      arguments.window = Window::of(*gemm.convolution, Shape::kTokens, size);
     }
     if (arguments.window.rows == 0 || gemm.residual != nullptr || out_size > 2 ||
         !copy_engine_takes(gemm.out, gemm.out_pitch)) {
-      return "this tile is of 3 x 3 convolutions with padding 1, whose results are 16 or 8 bits wide "
-             "without a residual, and of images that fit into it";
+      return "this tile is of 3 x 3 convolutions with padding 1 and at most 128 bytes of channels in a "
+             "group, whose results are 16 or 8 bits wide without a residual, and of images that fit into it";
     }
     tiles_n = gemm.convolution->batch * arguments.window.tiles;
     arguments.by_image = Divider(arguments.window.tiles);
@@ -73,7 +73,7 @@ const char* sm90_launch(const Gemm& gemm, const Plan& plan, int multiprocessors)
     arguments.group_features = gemm.out_features / c.groups;
     arguments.group_channels = c.channels / c.groups;
     arguments.channel_blocks = ceil_div(arguments.group_channels, block_k(size));
-    if constexpr (Shape::kIsWindow) arguments.k_blocks = arguments.channel_blocks;
+    if constexpr (Shape::kIsWindow) arguments.k_blocks = 1;  // stages of a tile
     if (plan.cluster_m != 1) return "the pixels of a convolution are not shared over a cluster";
     if (c.groups > 1 && arguments.group_features % Shape::kRows != 0) {
       return "a tile may not reach over the features of one group";

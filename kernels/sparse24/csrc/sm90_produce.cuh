@@ -107,29 +107,32 @@ struct WindowPlace {
   }
 };
 
-// A stage is what a window's tile meets of one block of channels, and the weight's nine blocks for it.
+// A stage is what a window's tile meets; its features' weight, nine blocks, comes where it is not there yet.
 template <class Shape>
 __device__ __forceinline__ void sm90_produce_windows(const CUtensorMap& x_map, const Sm90Arguments& arguments,
                                                      const Memory<Shape>& memory) {
-  const uint32_t bytes = arguments.window.loaded() * kBlockBytesOfK + Shape::kWeightBytes;
+  const uint32_t bytes = arguments.window.loaded() * kBlockBytesOfK;
   Ring<Shape::kStages> ring;
-  for (Schedule schedule(1); !schedule.done(arguments); schedule.next()) {
+  Kept<Shape> weights;
+  for (Schedule schedule(1); !schedule.done(arguments); schedule.next(), ring.next()) {
     int m, n;
     schedule.place(arguments, m, n);
     const WindowPlace place(arguments, n);
     const int from = m * Shape::kRows / arguments.group_features * arguments.group_channels;
-    const int64_t along_k = static_cast<int64_t>(arguments.row_blocks) * Shape::kBlockBytes;
-    for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
-      mbarrier_wait(memory.empty(ring.stage), ring.phase ^ 1);
-      const uint32_t barrier = memory.full(ring.stage);
-      mbarrier_arrive_expect_tx(barrier, bytes);
-      copy_tensor_4d(memory.x(ring.stage), &x_map, from + k * block_k(Shape::kSize), -1, place.row - 1,
-                     place.image, barrier);
-      const uint8_t* weight = arguments.weight + k * along_k + static_cast<int64_t>(m) * Shape::kBlockBytes;
+    mbarrier_wait(memory.empty(ring.stage), ring.phase ^ 1);
+    mbarrier_arrive_expect_tx(memory.full(ring.stage), bytes);
+    copy_tensor_4d(memory.x(ring.stage), &x_map, from, -1, place.row - 1, place.image, memory.full(ring.stage));
+    if (weights.is_at(m)) continue;
+    weights.turn_to(m);
+    const int kept = weights.ring.stage;
+    mbarrier_wait(memory.weight_empty(kept), weights.ring.phase ^ 1);
+    mbarrier_arrive_expect_tx(memory.weight_full(kept), Shape::kWeightBytes);
+    const uint8_t* weight = arguments.weight + static_cast<int64_t>(m) * Shape::kBlockBytes;
 #pragma unroll 1
-      for (int tap = 0; tap < Shape::kTaps; ++tap, weight += arguments.k_blocks * along_k) {
-        copy_bulk(memory.weight(ring.stage) + tap * Shape::kBlockBytes, weight, Shape::kBlockBytes, barrier);
-      }
+    for (int tap = 0; tap < Shape::kTaps; ++tap) {
+      copy_bulk(memory.weight(kept) + tap * Shape::kBlockBytes, weight, Shape::kBlockBytes,
+                memory.weight_full(kept));
+      weight += static_cast<int64_t>(arguments.row_blocks) * Shape::kBlockBytes;
     }
   }
 }

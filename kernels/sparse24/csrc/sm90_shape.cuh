@@ -58,7 +58,7 @@ struct Sm90Shape {
   static constexpr bool kIsWindow = kTile.is_window;
   static constexpr int kTaps = kIsWindow ? 9 : 1;  // blocks of K of a stage: places of a 3 x 3 kernel
   static constexpr int kWeightBytes = kTaps * kBlockBytes * (kRows / 64);
-  static constexpr int kRoom = kIsWindow ? window_room(kSparse) : kTokens;  // rows of x in a stage
+  static constexpr int kRoom = kIsWindow ? kWindowRoom : kTokens;  // rows of x in a stage
   static constexpr int kTokenBytes = kRoom * kBlockBytesOfK;
   static constexpr int kWeightRowBytes = kSparse ? 64 : 128;
   static constexpr int kSteps = kWeightRowBytes / 32;  // wgmmas along one block of K
@@ -80,10 +80,15 @@ struct Sm90Shape {
   static constexpr int kBuffers = kIsWindow ? 1 : 3;
   static constexpr int kStagingBytes = kBuffers * kPartBytes;  // per warpgroup
   static constexpr int kBudget = 227 * 1024 - 2048 - kWarpgroups * kStagingBytes;
-  static constexpr int kFit = kBudget / (kWeightBytes + kTokenBytes);
+  // The weight of a window is no part of a stage: it is kept while tiles of its features follow, the
+  // next one beside it where that leaves room.
+  static constexpr int kKept = !kIsWindow ? 0 : kBudget >= 2 * (kWeightBytes + kTokenBytes) ? 2 : 1;
+  static constexpr int kFit = kIsWindow ? (kBudget - kKept * kWeightBytes) / kTokenBytes
+                                        : kBudget / (kWeightBytes + kTokenBytes);
   static constexpr int kStages = kFit > 8 ? 8 : kFit;
+  static constexpr int kWeights = kIsWindow ? kKept : kStages;
   static constexpr int kSharedBytes =
-      2048 + kStages * (kWeightBytes + kTokenBytes) + kWarpgroups * kStagingBytes;
+      2048 + kStages * kTokenBytes + kWeights * kWeightBytes + kWarpgroups * kStagingBytes;
   static_assert(kStages >= 2, "a tile must leave room for two stages");
   static_assert(kTokens % kPart == 0 && kPart % 16 == 0, "stmatrix stores 16 tokens at once");
 };
@@ -94,28 +99,32 @@ struct Memory {
   uint32_t base;
 
   static constexpr int kWeight = Shape::kStages * Shape::kTokenBytes;
-  static constexpr int kStaging = (kWeight + Shape::kStages * Shape::kWeightBytes + 1023) / 1024 * 1024;
+  static constexpr int kStaging = (kWeight + Shape::kWeights * Shape::kWeightBytes + 1023) / 1024 * 1024;
   static constexpr int kFull = kStaging + Shape::kWarpgroups * Shape::kStagingBytes;
   static constexpr int kEmpty = kFull + 8 * Shape::kStages;
   static constexpr int kTurns = kEmpty + 8 * Shape::kStages;
   static constexpr int kResidual = kTurns + 8 * Shape::kWarpgroups;
-  static_assert(kResidual + 8 * Shape::kWarpgroups * Shape::kBuffers + 1023 <= Shape::kSharedBytes,
+  static constexpr int kKept = kResidual + 8 * Shape::kWarpgroups * Shape::kBuffers;
+  static_assert(kKept + 16 * Shape::kKept + 1023 <= Shape::kSharedBytes,
                 "all of it must fit, behind what aligning the first byte takes");
 
   __device__ __forceinline__ uint32_t x(int stage) const { return base + stage * Shape::kTokenBytes; }
-  __device__ __forceinline__ uint32_t weight(int stage) const {
+  __device__ __forceinline__ uint32_t weight(int stage) const {  // of a window: one of those kept
     return base + kWeight + stage * Shape::kWeightBytes;
   }
   __device__ __forceinline__ uint32_t staging(int warpgroup) const {
     return base + kStaging + warpgroup * Shape::kStagingBytes;
   }
-  // mbarriers: a stage is full, or empty; a warpgroup's turn; the residual is in its first buffer
+  // mbarriers: a stage is full, or empty; a warpgroup's turn; the residual is in its first buffer; a
+  // kept weight is there, or free
   __device__ __forceinline__ uint32_t full(int stage) const { return base + kFull + 8 * stage; }
   __device__ __forceinline__ uint32_t empty(int stage) const { return base + kEmpty + 8 * stage; }
   __device__ __forceinline__ uint32_t turn(int warpgroup) const { return base + kTurns + 8 * warpgroup; }
   __device__ __forceinline__ uint32_t residual(int warpgroup) const {
     return base + kResidual + 8 * warpgroup * Shape::kBuffers;
   }
+  __device__ __forceinline__ uint32_t weight_full(int kept) const { return base + kKept + 16 * kept; }
+  __device__ __forceinline__ uint32_t weight_empty(int kept) const { return base + kKept + 16 * kept + 8; }
 };
 
 // The blocks that share copies, along features and along tokens, and which of them this is.
@@ -165,6 +174,19 @@ struct Ring {  // where in the ring of stages a role is
     stage += count;
     phase ^= stage / kStages & 1;
     stage %= kStages;
+  }
+};
+
+// The weight of a window that a role is at, as it meets the tiles, each in its order.
+template <class Shape>
+struct Kept {
+  Ring<Shape::kKept> ring = {};
+  int features = -1;  // the tile of features that it is of
+
+  __device__ __forceinline__ bool is_at(int m) const { return features == m; }
+  __device__ __forceinline__ void turn_to(int m) {
+    if (features >= 0) ring.next();
+    features = m;
   }
 };
 
