@@ -57,10 +57,12 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
   double least = 0;
   for (int tile = 0; tile < kTileCount; ++tile) {
     if (!kTiles[tile].takes(size)) continue;
-    if (kTiles[tile].is_window &&
-        (convolution == nullptr ||
-         Window::of(*convolution, kTiles[tile].tokens, size).rows == 0)) {
-      continue;
+    int met = tokens;  // with those of a window that are no pixels
+    if (kTiles[tile].is_window) {
+      if (convolution == nullptr) continue;
+      const Window window = Window::of(*convolution, kTiles[tile].tokens, size);
+      if (window.rows == 0) continue;
+      met = convolution->batch * window.tiles * kTiles[tile].tokens;
     }
     if (convolution != nullptr && convolution->groups > 1 &&
         out_features / convolution->groups % kTiles[tile].rows() != 0) {
@@ -75,7 +77,7 @@ Plan choose_plan(int tokens, int in_features, int out_features, int size, bool s
       const int raster = kTiles[tile].is_window ? 4 : 8 / cluster[0];
       const Plan plan = {tile, cluster[0], cluster[1], raster};
       const double seconds =
-          predict_seconds(plan, tokens, in_features, out_features, size, sparse, multiprocessors);
+          predict_seconds(plan, met, in_features, out_features, size, sparse, multiprocessors);
       if (least == 0 || seconds < least) {
         best = plan;
         least = seconds;

@@ -16,27 +16,32 @@
 
 namespace sparse24 {
 
-// The products of one stage: kSteps x kRowSteps wgmmas.
-template <class Shape, class Sum>
-__device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
-                                              uint32_t x_at, uint32_t weight_at, int thread,
-                                              bool is_first) {
-  using Mma = Wgmma<Shape::kType, Shape::kSparse, Shape::kTokens>;
-  uint2 metadata[Shape::kRowSteps];
-  if constexpr (Shape::kSparse) {
+// A thread's metadata of `kCount` blocks of the weight, one after the other.
+template <class Shape, int kCount>
+struct Sm90Metadata {
+  uint2 of[kCount];
+
+  __device__ __forceinline__ void load(uint32_t weight_at, int thread) {
+    if constexpr (!Shape::kSparse) return;
 #pragma unroll
-    for (int i = 0; i < Shape::kRowSteps; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       const uint32_t words = weight_at + i * Shape::kBlockBytes + kValueBytes;
       if constexpr (Shape::kSize == 2) {
-        metadata[i].x = load_shared(words + 4 * thread);
+        of[i].x = load_shared(words + 4 * thread);
       } else {
-        metadata[i] = load_shared_2(words + 8 * thread);
+        of[i] = load_shared_2(words + 8 * thread);
       }
     }
   }
+};
+
+// The products of one block of K: kSteps x kRowSteps wgmmas, which read `metadata` until they end.
+template <class Shape, class Sum>
+__device__ __forceinline__ void sm90_issue(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2], uint32_t x_at,
+                                           uint32_t weight_at, const uint2* metadata, bool is_first) {
+  using Mma = Wgmma<Shape::kType, Shape::kSparse, Shape::kTokens>;
   const uint64_t x_descriptor = wgmma_descriptor<128>(x_at);
   const uint64_t weight_descriptor = wgmma_descriptor<Shape::kWeightRowBytes>(weight_at);
-  wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::kSteps; ++step) {
     const uint64_t x = x_descriptor + (step * (kBlockBytesOfK / Shape::kSteps) >> 4);
@@ -58,6 +63,17 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
       }
     }
   }
+}
+
+// The products of one stage.
+template <class Shape, class Sum>
+__device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
+                                              uint32_t x_at, uint32_t weight_at, int thread,
+                                              bool is_first) {
+  Sm90Metadata<Shape, Shape::kRowSteps> metadata;
+  metadata.load(weight_at, thread);
+  wgmma_fence();
+  sm90_issue<Shape>(sums, x_at, weight_at, metadata.of, is_first);
   wgmma_commit_group();
 }
 
@@ -66,13 +82,14 @@ __device__ __forceinline__ void sm90_multiply(Sum (&sums)[Shape::kRowSteps][Shap
 template <class Shape, class Sum>
 __device__ __forceinline__ void sm90_multiply_window(Sum (&sums)[Shape::kRowSteps][Shape::kTokens / 2],
                                                      uint32_t x_at, uint32_t weight_at, int pitch,
-                                                     int thread) {
+                                                     const Sm90Metadata<Shape, Shape::kTaps>& metadata) {
+  wgmma_fence();
 #pragma unroll
   for (int tap = 0; tap < Shape::kTaps; ++tap) {
     const uint32_t pixel = x_at + (tap / 3 * pitch + tap % 3) * kBlockBytesOfK;
-    sm90_multiply<Shape>(sums, pixel, weight_at + tap * Shape::kBlockBytes, thread, tap == 0);
-    if (tap + 1 < Shape::kTaps) wgmma_wait_group<1>();
+    sm90_issue<Shape>(sums, pixel, weight_at + tap * Shape::kBlockBytes, metadata.of + tap, tap == 0);
   }
+  wgmma_commit_group();
 }
 
 template <class Shape>
@@ -140,13 +157,17 @@ __device__ __forceinline__ void sm90_consume(const CUtensorMap& out_map, const C
     Affines<Shape> affines(epilogue, feature + 16 * (thread / 32) + lane / 4, arguments.features);
     Sum sums[Shape::kRowSteps][Shape::kTokens / 2];
     int previous = 0;
-    if constexpr (Shape::kIsWindow) mbarrier_wait(memory.weight_full(weights.ring.stage), weights.ring.phase);
+    Sm90Metadata<Shape, Shape::kTaps> metadata;  // of a window: nothing to wait for between its places
+    if constexpr (Shape::kIsWindow) {
+      mbarrier_wait(memory.weight_full(weights.ring.stage), weights.ring.phase);
+      metadata.load(memory.weight(weights.ring.stage), thread);
+    }
     if constexpr (Shape::kByTurns) mbarrier_wait(memory.turn(warpgroup), turn);
     for (int k = 0; k < arguments.k_blocks; ++k, ring.next()) {
       mbarrier_wait(memory.full(ring.stage), ring.phase);
       if constexpr (Shape::kIsWindow) {
         sm90_multiply_window<Shape>(sums, memory.x(ring.stage), memory.weight(weights.ring.stage),
-                                    arguments.window.pitch, thread);
+                                    arguments.window.pitch, metadata);
       } else {
         sm90_multiply<Shape>(sums, memory.x(ring.stage), memory.weight(ring.stage) + my_weight, thread, k == 0);
       }
