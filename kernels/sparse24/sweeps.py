@@ -91,23 +91,24 @@ def resumed(
 ) -> dict[str, Any]:
     """Measure each key by `row(*key)` unless the file holds it, and return what the file then says.
 
-    A row has its key under the names `named`. Those of another device, library or kernels (or of
-    other `facts` that a time depends on) are measured anew; the file is written after each row.
+    A row has its key under the names `named`. The file is dropped where it is of another device or
+    library (or of other `facts` that a time depends on). A row of other kernels stays until its key
+    is asked for, and is measured anew then; the file is written after each row.
     """
-    facts = bench.facts() | {"kernels": build.digest(build.compiler())} | (facts or {})
-    told, rows = {**told, "facts": facts}, []
+    kernels = {"kernels": build.digest(build.compiler())}
+    told, rows = {**told, "facts": bench.facts() | (facts or {})}, {}
     if out.exists():
         before = json.loads(out.read_text())
-        rows = before["rows"] if before["facts"] == facts else []
-    done = {tuple(each[name] for name in named) for each in rows}
+        if before["facts"] == told["facts"]:
+            rows = {tuple(each[name] for name in named): each for each in before["rows"]}
     for key in keys:
-        if key in done:
+        if key in rows and kernels.items() <= rows[key].items():
             continue
-        rows.append(row(*key))
+        rows[key] = row(*key) | kernels
         torch.cuda.empty_cache()
-        _write(out, told | {"rows": rows})
-        print(_line(rows[-1], named), flush=True)
-    return told | {"rows": rows}
+        _write(out, told | {"rows": list(rows.values())})
+        print(_line(rows[key], named), flush=True)
+    return told | {"rows": list(rows.values())}
 
 
 def rows_of(path: Path, only: Sequence[str]) -> list[dict[str, str]]:

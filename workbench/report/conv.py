@@ -65,7 +65,7 @@ def conv_table(measurements: Path) -> Table:
              if not math.isnan(bandwidth) else
              "Roofline: experiments/bench/devices.yaml does not know this card."),
         *(("", text) for text in _weighted(frame)),
-        ("", conditions(facts)),
+        ("", conditions(told)),
     ]  # fmt: skip
     return Table(
         name="conv",
@@ -145,7 +145,9 @@ def roofline_us(row: dict[str, Any], ceilings: dict[str, float], bandwidth: floa
     out_h, out_w = ((size + margin - side) // stride + 1 for size, side in ((h, r), (w, s)))
     element, packed = (2, 0.5625) if row["dtype"].endswith("float16") else (1, 0.625)
     weights = k * (c // groups) * r * s
-    moved = element * (n * h * w * c + weights * packed + n * out_h * out_w * k)
+    # a kernel that steps over pixels does not read them
+    read_h, read_w = (min(h, out_h * min(r, stride)), min(w, out_w * min(s, stride)))
+    moved = element * (n * read_h * read_w * c + weights * packed + n * out_h * out_w * k)
     work = 2 * n * out_h * out_w * weights
     ceiling = ceilings.get(row["dtype"].replace("bfloat16", "float16"), float("nan"))
     times = work / ceiling, moved / bandwidth
@@ -176,16 +178,20 @@ def _weighted(frame: pd.DataFrame) -> Iterator[str]:
     for (network, batch), layers in _layers().items():
         for dtype, rows in frame.groupby("dtype", sort=False):
             known = rows.drop_duplicates(SHAPE).set_index(list(SHAPE))
-            times = known.reindex(list(layers))[["dense_us", "sparse24_us"]]
-            if times.isna().any(axis=None):
+            times = known.reindex(list(layers))[["dense_us", "sparse24_us", "library_us"]]
+            both = times[["dense_us", "sparse24_us"]]
+            if both.isna().any(axis=None):
                 continue  # not measured whole
-            times = times.mul(list(layers.values()), axis=0)
-            dense, dispatched = times.dense_us.sum(), times.min(axis=1).sum()
-            yield (
-                f"{network}, batch {batch}, {dtype}: {dense / times.sparse24_us.sum():.2f}x over "
-                f"all its {sum(layers.values())} 2:4 convolutions, {dense / dispatched:.2f}x where "
-                "each runs what is fastest."
+            count = list(layers.values())
+            total, dispatched = times.mul(count, axis=0).sum(), both.min(axis=1).mul(count).sum()
+            told = (
+                f"{network}, batch {batch}, {dtype}: {total.dense_us / total.sparse24_us:.2f}x "
+                f"over all its {sum(count)} 2:4 convolutions, {total.dense_us / dispatched:.2f}x where "
+                "each runs what is fastest"
             )
+            if times.library_us.notna().all():
+                told += f"; over the libraries alone {total.library_us / dispatched:.2f}x"
+            yield told + "."
 
 
 def _layers() -> dict[tuple[str, int], dict[tuple[int, ...], int]]:

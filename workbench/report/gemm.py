@@ -50,7 +50,7 @@ def gemm_table(measurements: Path) -> Table:
         *left_out(told["rows"]),
         ("", f"Ceiling: the sparse instructions alone, measured on {card}."),
         ("", "Talk: the speedup printed there, on an A100 (slide of BERT-Large's GEMMs)."),
-        ("", conditions(facts)),
+        ("", conditions(told)),
     ]
     return Table(
         name="gemm",

@@ -1,6 +1,7 @@
 """What the benchmarks measured, as their tables read it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ def memory_tb(device: str) -> float:
     return next((c["memory_tb"] for c in cards if device.startswith(c["records"])), float("nan"))
 
 
-def conditions(facts: dict[str, Any]) -> str:
-    """What a time depends on beside the device, which the title names."""
-    return ", ".join(f"{name} {value}" for name, value in facts.items() if name != "device")
+def conditions(told: dict[str, Any]) -> str:
+    """What times depend on beside the device, which the title names; kernels with their rows."""
+    facts = [f"{name} {value}" for name, value in told["facts"].items() if name != "device"]
+    kernels = Counter(row["kernels"] for row in told["rows"] if "kernels" in row)
+    for digest, count in kernels.most_common():
+        facts.append(f"kernels {digest}" + (f" ({count} rows)" if len(kernels) > 1 else ""))
+    return ", ".join(facts)
 
 
 def fastest(row: dict[str, Any]) -> tuple[float, str | None, float]:

@@ -54,7 +54,7 @@ def network_table(measurements: Path) -> Table:
         *(("", text) for text in _missing(told["rows"])),
         ("", "Talk: the numbers of its table, on an A100; whether a throughput is of the sparse "
              "network is not said there."),
-        ("", conditions(told["facts"]) + "."),
+        ("", conditions(told) + "."),
     ]  # fmt: skip
     return Table(
         name="network",

@@ -32,7 +32,7 @@ def throughput_table(measurements: Path) -> Table:
         notes=[
             ("", f"{told['what']}; the library's dense product, our 2:4 one."),
             ("", "The talk's numbers are peaks of the A100; ours are measured under power limits."),
-            ("", conditions(facts)),
+            ("", conditions(told)),
         ],
         numbers=frame,
     )  # fmt: skip
