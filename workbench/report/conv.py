@@ -186,8 +186,8 @@ def _weighted(frame: pd.DataFrame) -> Iterator[str]:
             total, dispatched = times.mul(count, axis=0).sum(), both.min(axis=1).mul(count).sum()
             told = (
                 f"{network}, batch {batch}, {dtype}: {total.dense_us / total.sparse24_us:.2f}x "
-                f"over all its {sum(count)} 2:4 convolutions, {total.dense_us / dispatched:.2f}x where "
-                "each runs what is fastest"
+                f"over all its {sum(count)} 2:4 convolutions, "
+                f"{total.dense_us / dispatched:.2f}x where each runs what is fastest"
             )
             if times.library_us.notna().all():
                 told += f"; over the libraries alone {total.library_us / dispatched:.2f}x"
