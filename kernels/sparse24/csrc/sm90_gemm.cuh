@@ -22,14 +22,15 @@ struct Sm90Metadata {
   uint2 of[kCount];
 
   __device__ __forceinline__ void load(uint32_t weight_at, int thread) {
-    if constexpr (!Shape::kSparse) return;
+    if constexpr (Shape::kSparse) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const uint32_t words = weight_at + i * Shape::kBlockBytes + kValueBytes;
-      if constexpr (Shape::kSize == 2) {
-        of[i].x = load_shared(words + 4 * thread);
-      } else {
-        of[i] = load_shared_2(words + 8 * thread);
+      for (int i = 0; i < kCount; ++i) {
+        const uint32_t words = weight_at + i * Shape::kBlockBytes + kValueBytes;
+        if constexpr (Shape::kSize == 2) {
+          of[i].x = load_shared(words + 4 * thread);
+        } else {
+          of[i] = load_shared_2(words + 8 * thread);
+        }
       }
     }
   }
